@@ -1,0 +1,1 @@
+"""What a cut costs: retrieval, pairs, labels, drift in the full space, bytes and time."""

@@ -1,0 +1,151 @@
+"""Espalier's own folder on disk: crash-safe writes and a cache of arrays that is never unpickled.
+
+Layout under `home()`: `cache/` (arrays by content key), `models/` (clean copies that passed the gate),
+`runs/` (what was run), `exports/` (what was handed out). A write goes to a temporary name first, is
+synced, gets a SHA-256 manifest where it is a folder, and only then takes its real name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import uuid
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import Fault, InputError
+
+MANIFEST = "espalier-manifest.json"
+CACHE_VERSION = "1"
+
+
+def home() -> Path:
+    """ESPALIER_HOME, else the user's cache folder."""
+    named = os.environ.get("ESPALIER_HOME")
+    base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "espalier"
+    return base.expanduser().resolve()
+
+
+def sha256(path: Path) -> str:
+    with path.open("rb") as f:
+        return hashlib.file_digest(f, "sha256").hexdigest()
+
+
+def _sync(path: Path) -> None:
+    fd = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+def write_atomic(path: Path, data: bytes) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
+        try:
+            with temporary.open("wb") as f:
+                f.write(data)
+                f.flush()
+                os.fsync(f.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        _sync(path.parent)
+    except OSError as e:
+        raise InputError(f"cannot write {path}: {e.strerror}. Free space or choose a folder you may write to.") from e
+
+
+@contextlib.contextmanager
+def new_folder(target: Path) -> Iterator[Path]:
+    """A temporary folder that becomes `target` when the block ends well; nothing is left when it does not.
+
+    Every file is synced and listed with its SHA-256 in the manifest before the rename; an older folder of
+    that name stays until the new one is complete.
+    """
+    target = target.resolve()
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+        temporary = target.parent / f".{target.name[:60]}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary.mkdir()
+    except OSError as e:
+        raise InputError(f"cannot write to {target.parent}: {e.strerror}. Choose another folder with --out.") from e
+    try:
+        yield temporary
+        hashes = {str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        (temporary / MANIFEST).write_text(json.dumps({"version": 1, "files": hashes}, indent=1), encoding="utf-8")
+        for p in temporary.rglob("*"):
+            _sync(p)
+        _sync(temporary)
+        old = target.parent / f".{target.name[:60]}.{uuid.uuid4().hex[:8]}.old"
+        if target.exists():
+            target.rename(old)
+        temporary.rename(target)
+        _sync(target.parent)
+        shutil.rmtree(old, ignore_errors=True)
+    except OSError as e:
+        raise InputError(f"cannot write {target}: {e.strerror}. Free space or choose another folder.") from e
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def check_manifest(folder: Path) -> None:
+    """Raise Fault unless every file listed in the folder's manifest is there with its hash."""
+    try:
+        files = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]
+    except (OSError, ValueError, KeyError) as e:
+        raise Fault(f"{folder.name} has no manifest: it was not written to the end. Prepare it again.") from e
+    for name, wanted in files.items():
+        path = folder / name
+        if not path.is_file() or sha256(path) != wanted:
+            raise Fault(f"{folder.name}/{name} does not match its manifest. Prepare it again.")
+
+
+def _entry(key: str) -> Path:
+    return home() / "cache" / f"v{CACHE_VERSION}" / key[:2] / f"{key}.safetensors"
+
+
+def put_arrays(key: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, str] | None = None) -> None:
+    """Keep named arrays under a content key (safetensors, with a SHA-256 beside them)."""
+    from safetensors.numpy import save
+
+    data = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(meta or {}))
+    path = _entry(key)
+    write_atomic(path, data)
+    write_atomic(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
+
+
+def get_arrays(key: str) -> dict[str, NDArray[Any]] | None:
+    """The arrays kept under `key`, or None. A corrupt or half-written entry is dropped and counts as absent."""
+    from safetensors.numpy import load
+
+    path = _entry(key)
+    if not path.exists():
+        return None
+    try:
+        data = path.read_bytes()
+        if path.with_suffix(".sha256").read_text() != hashlib.sha256(data).hexdigest():
+            raise ValueError("hash")
+        return dict(load(data))
+    except Exception:  # whatever is wrong with a cache entry, the cure is the same: rebuild it
+        path.unlink(missing_ok=True)
+        path.with_suffix(".sha256").unlink(missing_ok=True)
+        return None
+
+
+def sweep_partials() -> int:
+    """Remove what a killed process left behind in our folder; returns how many entries went."""
+    gone = 0
+    for pattern in ("**/.*.tmp", "**/.*.old"):
+        for path in list(home().glob(pattern)):
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            gone += 1
+    return gone

@@ -1,0 +1,247 @@
+"""The frozen records that flow through Espalier, and nothing else.
+
+    Dataset -> Embeddings -> FitContext -> Ranking -> Reduction -> Measurement
+
+No record points forward. Records with arrays use `eq=False` (arrays break `==`) and carry a content
+`fingerprint`; arrays are set read-only, so that a cached record cannot be changed by whoever reads it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+Ints = NDArray[np.int64]
+Metric = Literal["cosine", "dot"]
+Progress = Callable[[str, int, int], None]  # what, done, total; may raise Cancelled
+
+
+def quiet(what: str, done: int, total: int) -> None:
+    """The progress callback that says nothing."""
+
+
+def digest(*parts: str | bytes | NDArray[Any]) -> str:
+    """SHA-256 over the parts, each with its length, shape and type, as 32 hex digits."""
+    h = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            h.update(f"{part.dtype}{part.shape}".encode())
+            h.update(np.ascontiguousarray(part).tobytes())
+        else:
+            raw = part.encode("utf-8", "surrogatepass") if isinstance(part, str) else part
+            h.update(f"{len(raw)}:".encode())
+            h.update(raw)
+    return h.hexdigest()[:32]
+
+
+def frozen(array: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
+    """The same values, contiguous, of `dtype`, not writeable (copied only where that is needed)."""
+    out = np.ascontiguousarray(array, dtype=dtype)
+    if out.flags.writeable:
+        out = out.view()
+        out.flags.writeable = False
+    return out
+
+
+@dataclass(frozen=True, eq=False)
+class Texts:
+    """Ids and texts in the same order; titles and labels are empty tuples where there are none."""
+
+    ids: tuple[str, ...]
+    texts: tuple[str, ...]
+    titles: tuple[str, ...] = ()
+    labels: tuple[str, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @property
+    def full(self) -> tuple[str, ...]:
+        """What is embedded: title + " " + text where there is a title."""
+        if not self.titles:
+            return self.texts
+        return tuple(f"{a} {b}" if a else b for a, b in zip(self.titles, self.texts, strict=True))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest("\x1f".join(self.ids), "\x1f".join(self.full), "\x1f".join(self.labels))
+
+    def take(self, rows: Any) -> Texts:
+        """The given rows, in the given order."""
+
+        def pick(values: tuple[str, ...]) -> tuple[str, ...]:
+            return tuple(values[int(i)] for i in rows) if values else ()
+
+        return Texts(pick(self.ids), pick(self.texts), pick(self.titles), pick(self.labels))
+
+
+@dataclass(frozen=True, eq=False)
+class Dataset:
+    """One thing to be judged on (and, its texts only, to fit on).
+
+    kind="retrieval"  documents, queries, and qrels {query id: {document id: grade}}. qrels None means
+                      truth is *agreement*: the unpruned model's own top 10.
+    kind="pairs"      documents and queries are the left and right sentences, row by row; `scores` the targets.
+    kind="labels"     documents are the training texts, queries the test texts, both with labels.
+    `notes` says what was skipped, cut or clamped while reading, with counts.
+    """
+
+    name: str
+    kind: Literal["retrieval", "pairs", "labels"]
+    documents: Texts
+    queries: Texts
+    qrels: Mapping[str, Mapping[str, int]] | None = None
+    scores: NDArray[np.float64] | None = None
+    split: str = "test"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def truth(self) -> str:
+        return {"pairs": "scored", "labels": "labelled"}.get(self.kind, "agreement" if self.qrels is None else "judged")
+
+    @cached_property
+    def fingerprint(self) -> str:
+        judged = "" if self.qrels is None else repr(sorted((q, sorted(d.items())) for q, d in self.qrels.items()))
+        scores = np.zeros(0) if self.scores is None else self.scores
+        return digest(self.kind, self.documents.fingerprint, self.queries.fingerprint, judged, scores)
+
+
+@dataclass(frozen=True, eq=False)
+class Embeddings:
+    """Vectors (n, d) float32 with the metric that compares them; rows are in the order of their texts."""
+
+    vectors: Floats
+    metric: Metric = "cosine"
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "vectors", frozen(self.vectors))
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(self.vectors, self.metric)
+
+    def __len__(self) -> int:
+        return len(self.vectors)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.vectors.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Prior:
+    """Second moments of a model over general text: what a small corpus is shrunk towards. (d, d) and (d,)."""
+
+    second_moment: Floats
+    mean: Floats
+    texts: int
+    source: str = ""
+
+
+@dataclass(frozen=True, eq=False)
+class FitContext:
+    """All that a method may learn from. There are no judgements in it: no method can see what it is judged by.
+
+    documents       (n, d) embeddings of the texts to fit on
+    pseudo_queries  (m, d) embeddings of titles and single sentences of those texts: they stand in for queries
+    owners          (m,) the row of `documents` each pseudo-query was taken from (it never retrieves itself)
+    titles          (n, d) embeddings of titles, or None: with `documents` the in-domain pairs title -> body
+    """
+
+    documents: Floats
+    pseudo_queries: Floats
+    owners: Ints
+    titles: Floats | None = None
+    metric: Metric = "cosine"
+    prior: Prior | None = None
+    progress: Progress = quiet
+
+    @cached_property
+    def fingerprint(self) -> str:
+        prior = np.zeros(0) if self.prior is None else self.prior.second_moment
+        titles = np.zeros(0) if self.titles is None else self.titles
+        return digest(self.documents, self.pseudo_queries, self.owners, titles, prior, self.metric)
+
+    @property
+    def dimension(self) -> int:
+        return int(self.documents.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Ranking:
+    """One score per unit (higher = keep); a rotated basis where the units are not the original axes.
+
+    scores       (m,)
+    basis        (d, m) or None: column j is the axis that unit j stands for (documents' side)
+    query_basis  (d, m) or None: the queries' side where it differs (then scores are plain dot products)
+    mean         (d,) or None: taken off before rotating
+    """
+
+    method: str
+    scores: Floats
+    basis: Floats | None = None
+    query_basis: Floats | None = None
+    mean: Floats | None = None
+    notes: tuple[str, ...] = ()
+
+    @property
+    def units(self) -> int:
+        return len(self.scores)
+
+    @cached_property
+    def order(self) -> Ints:
+        """Units from most to least important; ties go to the lowest index."""
+        return np.argsort(-self.scores.astype(np.float64), kind="stable")
+
+
+@dataclass(frozen=True, eq=False)
+class Reduction:
+    """A cut that can be applied: x -> normalise((x - mean) @ basis). `kept` are the units that stay, in order.
+
+    An identity (ratio 0) returns its input bit for bit. Exactly the arrays that an export needs are here.
+    """
+
+    method: str
+    dimension: int
+    kept: Ints
+    basis: Floats | None = None  # (d, k); None = axis selection by `kept`
+    query_basis: Floats | None = None
+    mean: Floats | None = None
+    metric: Metric = "cosine"
+    identity: bool = False
+
+    @property
+    def size(self) -> int:
+        return len(self.kept)
+
+    @cached_property
+    def matrix(self) -> Floats:
+        """(d, k): what a document vector is multiplied with (a 0/1 matrix where axes are selected)."""
+        if self.basis is not None:
+            return self.basis
+        out = np.zeros((self.dimension, self.size), np.float32)
+        out[self.kept, np.arange(self.size)] = 1.0
+        return out
+
+
+@dataclass(frozen=True, eq=False)
+class Measurement:
+    """Per-query values of every measure; the means are derived. NaN marks a query that is not judged."""
+
+    name: str
+    values: Mapping[str, NDArray[np.float64]]
+    truth: str = "judged"
+    notes: tuple[str, ...] = ()
+    extra: Mapping[str, float] = field(default_factory=dict)  # measures that are no mean over queries
+
+    @property
+    def means(self) -> dict[str, float]:
+        out = {k: (float(np.nanmean(v)) if np.isfinite(v).any() else float("nan")) for k, v in self.values.items()}
+        return out | dict(self.extra)
