@@ -71,7 +71,9 @@ class Step:
     def with_cut(self, *, ratio: float | None = None, keep: int | None = None) -> Step:
         """The same step with another cut in first place."""
         rest = tuple((k, v) for k, v in self.options if k not in ("ratio", "keep"))
-        first: tuple[str, Value] = ("keep", keep) if keep is not None else ("ratio", ratio if ratio is not None else 0.0)
+        first: tuple[str, Value] = (
+            ("keep", keep) if keep is not None else ("ratio", ratio if ratio is not None else 0.0)
+        )
         return Step(self.name, (first, *rest))
 
 
@@ -149,7 +151,9 @@ def _pieces(text: str) -> list[str]:
             pieces.append(text[start:i])
             start = i + 1
     if depth != 0:
-        raise PlanError(f"parentheses do not match in {text!r}: groups are written iterate(step | step) and do not nest")
+        raise PlanError(
+            f"parentheses do not match in {text!r}: groups are written iterate(step | step) and do not nest"
+        )
     return [*pieces, text[start:]]
 
 

@@ -152,13 +152,13 @@ class FitContext:
     documents       (n, d) embeddings of the texts to fit on
     pseudo_queries  (m, d) embeddings of titles and single sentences of those texts: they stand in for queries
     owners          (m,) the row of `documents` each pseudo-query was taken from (it never retrieves itself)
-    titles          (n, d) embeddings of titles, or None: with `documents` the in-domain pairs title -> body
+    pairs           (p, d) titles and (p, d) the bodies without them, or None where the texts have no titles
     """
 
     documents: Floats
     pseudo_queries: Floats
     owners: Ints
-    titles: Floats | None = None
+    pairs: tuple[Floats, Floats] | None = None
     metric: Metric = "cosine"
     prior: Prior | None = None
     progress: Progress = quiet
@@ -166,8 +166,8 @@ class FitContext:
     @cached_property
     def fingerprint(self) -> str:
         prior = np.zeros(0) if self.prior is None else self.prior.second_moment
-        titles = np.zeros(0) if self.titles is None else self.titles
-        return digest(self.documents, self.pseudo_queries, self.owners, titles, prior, self.metric)
+        pairs = self.pairs or ()
+        return digest(self.documents, self.pseudo_queries, self.owners, *pairs, prior, self.metric)
 
     @property
     def dimension(self) -> int:

@@ -93,7 +93,13 @@ def _ints(values: Any) -> Ints:
 
 
 def from_neighbours(
-    queries: Floats, documents: Floats, document_ids: Sequence[str], own: Ints, *, k: int = 10, metric: Metric = "cosine"
+    queries: Floats,
+    documents: Floats,
+    document_ids: Sequence[str],
+    own: Ints,
+    *,
+    k: int = 10,
+    metric: Metric = "cosine",
 ) -> Judgements:
     """The k nearest documents of every query in these vectors, as binary judgements (*agreement*).
 

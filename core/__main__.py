@@ -1,0 +1,115 @@
+"""The command line: everything the browser does, through the same core. `python -m core --help` explains itself."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NoReturn
+
+from core.errors import Cancelled, EspalierError, InputError
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message} (see `{self.prog} --help`)")
+
+
+def _add(commands: Any, name: str, help: str) -> argparse.ArgumentParser:
+    parser: argparse.ArgumentParser = commands.add_parser(name, help=help, description=help)
+    parser.add_argument("--json", action="store_true", help="one JSON object on standard output, nothing else there")
+    parser.add_argument("--cache", metavar="DIR", help="Espalier's folder (default: ESPALIER_HOME or the user's cache)")
+    parser.add_argument("--job", metavar="DIR", help=argparse.SUPPRESS)
+    return parser
+
+
+def _inputs(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--model", default="minilm", metavar="M", help="minilm, a folder, a zip or a hub id")
+    parser.add_argument(
+        "--data", action="append", metavar="D", required=True, help="sample, python-docs, a folder or file; may repeat"
+    )
+    parser.add_argument(
+        "--fit-on", action="append", default=[], metavar="D", help="what methods learn from (texts only); may repeat"
+    )
+    parser.add_argument("--queries", metavar="FILE", help="a log of real queries for texts without judgements")
+    parser.add_argument("--split", default="test", help="which judgements of a BEIR folder (default: test)")
+    parser.add_argument("--limit", type=int, metavar="N", help="a seeded sample of N documents, stated in the answer")
+    parser.add_argument("--seed", type=int, default=0)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="python -m core", description="Espalier: prune embeddings, see what it costs, take it away.")
+    commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
+    _add(commands, "methods", "every method's card")
+    evaluate = _add(commands, "evaluate", "quality, size and speed of one encoder")
+    _inputs(evaluate)
+    prune = _add(commands, "prune", "apply a plan, judge it, export it")
+    _inputs(prune)
+    prune.add_argument("--plan", required=True, metavar="P", help="e.g. 'dimensions/svd keep=128'")
+    prune.add_argument("--out", metavar="DIR", help="where the export goes; without it nothing is written")
+    prune.add_argument("--format", default="sentence-transformers", choices=("sentence-transformers", "vectors"))
+    prune.add_argument("--zip", action="store_true", help="also write DIR-<hash>.zip beside it")
+    prune.add_argument(
+        "--rescore", type=int, default=0, metavar="N", help="add two-stage figures: shortlist N, rescore"
+    )
+    sweep = _add(commands, "sweep", "the whole curve of a method, with the random baseline")
+    _inputs(sweep)
+    sweep.add_argument("--method", required=True, metavar="NAME", help="e.g. dimensions/svd, with options if wanted")
+    sweep.add_argument("--ratios", metavar="0,0.1,...", help="pruning ratios in [0, 1) (default: 0, 1/24, ... 23/24)")
+    run = _add(commands, "run", "replay a saved session")
+    run.add_argument("recipe", metavar="RECIPE.yaml")
+    run.add_argument("--out", metavar="DIR")
+    maps = _add(commands, "map", "UMAP before and after a cut, aligned, with its noise floor")
+    _inputs(maps)
+    maps.add_argument("--plan", required=True, metavar="P")
+    embed = _add(commands, "embed", "embed a data set into the cache")
+    _inputs(embed)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command; the exit code is 0 on success, 2 on bad input, 1 on a fault of ours."""
+    as_json = "--json" in (argv if argv is not None else sys.argv[1:])
+    try:
+        args = build_parser().parse_args(argv)
+        if args.cache:
+            os.environ["ESPALIER_HOME"] = str(Path(args.cache).expanduser().resolve())
+        os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
+        from core import commands
+
+        answer = commands.run(args)
+    except (InputError, Cancelled) as e:
+        return _fail(str(e) or "cancelled", 2)
+    except EspalierError as e:
+        return _fail(str(e), 1)
+    except KeyboardInterrupt:
+        return _fail("cancelled", 130)
+    except MemoryError:
+        return _fail("out of memory: use --limit, or a machine with more", 1)
+    try:
+        _show(args.command, answer, as_json)
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read us has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print("error: " + " ".join(message.split()), file=sys.stderr)
+    return code
+
+
+def _show(command: str, answer: dict[str, Any], as_json: bool) -> None:
+    if as_json:
+        print(json.dumps(answer, ensure_ascii=False))
+        return
+    from core.commands import words
+
+    print(words(command, answer))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

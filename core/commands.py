@@ -1,0 +1,264 @@
+"""What each command does: arguments -> core calls -> the answer as JSON, and the answer in words."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core import export, pipeline, registry, report
+from core.errors import InputError, PlanError
+from core.export import verify
+from core.plan import Step, parse
+from core.prepare import Bench, prepare
+from core.store import sweep_partials
+from core.types import Progress
+
+
+def run(args: argparse.Namespace) -> dict[str, Any]:
+    """Dispatch one parsed command; in a job folder, progress and result are also kept there."""
+    if args.job:
+        from core.jobs import Recorder
+
+        recorder = Recorder(Path(args.job))
+        return recorder.keep(lambda: _COMMANDS[args.command](args, recorder.progress))
+    return _COMMANDS[args.command](args, _Line())
+
+
+class _Line:
+    """Progress as one line on standard error, with a share and an ETA; silent where that is no terminal."""
+
+    def __init__(self) -> None:
+        self.what, self.start = "", time.monotonic()
+
+    def __call__(self, what: str, done: int, total: int) -> None:
+        if what != self.what:
+            self.what, self.start = what, time.monotonic()
+        if not sys.stderr.isatty():
+            return
+        share = done / total if total else 1.0
+        taken = time.monotonic() - self.start
+        eta = f" · {taken * (1 - share) / share:.0f} s left" if share > 0 and taken > 1 else ""
+        print(f"\r\x1b[K{what} · {100 * share:.0f} %{eta}", end="\n" if share >= 1 else "", file=sys.stderr)
+
+
+def _bench(args: argparse.Namespace, progress: Progress) -> Bench:
+    sweep_partials()
+    queries = Path(args.queries) if args.queries else None
+    return prepare(
+        args.model, args.data, fit_on=args.fit_on, queries=queries, split=args.split, limit=args.limit,
+        seed=args.seed, progress=progress,
+    )  # fmt: skip
+
+
+def methods(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    return {"methods": [registry.as_json(m) for m in registry.METHODS]}
+
+
+def evaluate(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    start = time.perf_counter()
+    bench = _bench(args, progress)
+    before = [pipeline.measure(j, j.documents.vectors, j.queries.vectors, j.documents.metric) for j in bench.judges]
+    progress("timing the encoder", 0, 1)
+    timing = verify.time_model(bench.model, bench.judges[0].dataset.documents.full)
+    answer = report.evaluation(bench, before, timing, 0.0)
+    answer["notes"] = list(pipeline.bench_notes(bench))
+    answer["seconds"] = time.perf_counter() - start
+    return dict(report.plain(answer))
+
+
+def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    request = {
+        k: getattr(args, k) for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format")
+    }
+    plan = parse(args.plan)
+    registry.resolve(plan, args.seed)
+    if args.rescore < 0:
+        raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
+    bench = _bench(args, progress)
+    out = Path(args.out) if args.out else None
+    if out:
+        export.check_destination(out, bench.model.path, bench.model.folder_bytes)
+    cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress)
+    answer = report.plain(report.pruning(bench, cut, args.seed))
+    if out:
+        _export(bench, cut, answer, request, out, args.zip, progress)
+    return dict(report.plain(answer))
+
+
+def _export(
+    bench: Bench, cut: pipeline.Cutting, answer: dict[str, Any], request: dict[str, Any], out: Path, as_zip: bool, progress: Progress
+) -> None:  # fmt: skip
+    done: dict[str, Any] = {"path": str(out), "format": request["format"]}
+    if request["format"] == "vectors":
+        export.export_vectors(bench, cut.reduction, answer, request, out)
+    else:
+        proof = export.export_model(bench, cut.reduction, answer, request, out, progress)
+        report.add_timing(answer, bench.model, proof.timing)
+        done |= {
+            "reloaded_in_fresh_process": True,
+            "max_difference": proof.max_difference,
+            "max_difference_on_screen": proof.on_screen,
+        }
+    done["bytes"] = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
+    done["sha256"] = export.folder_hash(out)
+    if as_zip:
+        archive = export.zipped(out)
+        done |= {"zip": str(archive), "zip_bytes": archive.stat().st_size}
+    answer["export"] = done
+    answer["after"]["model"]["folder_bytes"] = done["bytes"]
+
+
+def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    plan = parse(args.method)
+    if len(plan.steps) != 1 or not isinstance(plan.steps[0], Step) or plan.steps[0].cut is not None:
+        raise PlanError(f"--method {args.method!r}: name one method without a cut, e.g. dimensions/svd")
+    step = plan.steps[0]
+    card = registry.build(step).card
+    seeded = any(k == "seed" for k, _ in step.options) or "seed" not in registry.find(step.name).__dataclass_fields__
+    step = step if seeded else Step(step.name, (*step.options, ("seed", args.seed)))
+    ratios = _ratios(args.ratios)
+    bench = _bench(args, progress)
+    context = bench.context(card, progress)
+    start = time.perf_counter()
+    ranking = pipeline.rank(context, step)
+    ranked = time.perf_counter()
+    curves = [pipeline.curve(j, ranking, ratios) for j in bench.judges]
+    seconds = {"rank": ranked - start, "curve": time.perf_counter() - ranked}
+    progress("random baseline and neighbours", 0, 1)
+    chance = {j.name: pipeline.random_curves(bench, j, ratios) for j in bench.judges}
+    outside = [c for j in bench.judges if (c := pipeline.outside_curve(bench, j, step, ratios, progress))]
+    curves = [pipeline.with_overlap(j, ranking, c, args.seed) for j, c in zip(bench.judges, curves, strict=True)]
+    answer = report.sweep(curves, chance, outside, seconds)
+    answer |= {"model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed}
+    answer["notes"] = [*pipeline.bench_notes(bench), *ranking.notes]
+    return dict(report.plain(answer))
+
+
+def _ratios(text: str | None) -> list[float]:
+    if text is None:
+        return list(pipeline.RATIOS)
+    try:
+        found = [float(w) for w in text.split(",")]
+    except ValueError as e:
+        raise InputError(f"--ratios {text!r}: write numbers in [0, 1) with commas between, e.g. 0,0.25,0.5") from e
+    if not found or not all(0.0 <= r < 1.0 for r in found):
+        raise InputError(f"--ratios {text!r}: every ratio lies in [0, 1); it is the fraction removed")
+    return found
+
+
+def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    path = Path(args.recipe)
+    try:
+        recipe = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as e:
+        raise InputError(f"recipe {path} cannot be read: {e.strerror}. Give the path of a recipe.yaml") from e
+    except (yaml.YAMLError, UnicodeDecodeError) as e:
+        raise InputError(f"recipe {path} is no YAML file. Give a recipe.yaml that Espalier wrote") from e
+    if not isinstance(recipe, dict) or "plan" not in recipe or recipe.get("espalier") != 1:
+        raise InputError(f"recipe {path} is not one of ours (no `espalier: 1` and `plan`). Export one from the app")
+    args = argparse.Namespace(
+        command="prune", model=str(recipe.get("model", "minilm")), data=_names(recipe, "data") or ["sample"],
+        fit_on=_names(recipe, "fit_on"), queries=recipe.get("queries"), split=str(recipe.get("split", "test")),
+        limit=recipe.get("limit"), seed=int(recipe.get("seed", 0)), plan=str(recipe["plan"]), out=args.out,
+        rescore=int(recipe.get("rescore") or 0), format=str(recipe.get("format", "sentence-transformers")), zip=False,
+    )  # fmt: skip
+    answer = prune(args, progress)
+    wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
+    if wanted and wanted != got:
+        answer["notes"].append(f"the model is not the one of the recipe: fingerprint {got}, not {wanted}")
+    return answer
+
+
+def _names(recipe: dict[str, Any], key: str) -> list[str]:
+    value = recipe.get(key) or []
+    return [str(v) for v in value] if isinstance(value, list) else [str(value)]
+
+
+def map_command(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from core import maps
+
+    plan = parse(args.plan)
+    registry.resolve(plan, args.seed)
+    bench = _bench(args, progress)
+    step = pipeline.dimension_step(registry.resolve(plan, args.seed))
+    _, reduction = pipeline.reduce(bench, step, progress)
+    pair = maps.umap_pair(bench.judges[0].documents.vectors, reduction, seed=args.seed, progress=progress)
+    return dict(report.plain({"plan": str(plan), "key": pair.key, "noise_floor": pair.noise, "moved": pair.moved}))
+
+
+def embed(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    bench = _bench(args, progress)
+    for cls in registry.METHODS:
+        if cls.card.learns_from != "documents":
+            bench.context(cls.card, progress)
+    return {"model": bench.model.as_json(), "data": report.data_block(bench.judges)}
+
+
+_COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
+    "methods": methods,
+    "evaluate": evaluate,
+    "prune": prune,
+    "sweep": sweep,
+    "run": replay,
+    "map": map_command,
+    "embed": embed,
+}
+
+
+# ---- in words -------------------------------------------------------------------------------------------------
+
+
+def words(command: str, answer: dict[str, Any]) -> str:
+    """The answer for a person at a terminal."""
+    if command == "methods":
+        return "\n".join(f"{m['name']:34} {m['idea']}" for m in answer["methods"])
+    if command == "evaluate":
+        return "\n".join(_quality(answer["quality"]))
+    if command in ("prune", "run"):
+        return "\n".join(_verdict(answer))
+    if command == "sweep":
+        return "\n".join(_points(answer))
+    return yaml.safe_dump(answer, sort_keys=False, allow_unicode=True).strip()
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "not defined" if value is None else f"{value:.{digits}f}"
+
+
+def _quality(quality: dict[str, Any]) -> list[str]:
+    return [f"{d:24} {m:12} {_number(v)}" for d, ms in quality.items() for m, v in ms.items()]
+
+
+def _verdict(answer: dict[str, Any]) -> list[str]:
+    before, after = answer["before"]["model"]["dimension"], answer["after"]["model"]["dimension"]
+    lines = [f"{answer['plan']}: {before} -> {after} dimensions"]
+    for d, ms in answer["retention"].items():
+        for m, r in ms.items():
+            chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
+            lines.append(
+                f"{d:20} {m:12} {_number(r['before'])} -> {_number(r['after'])}  kept {_percent(r['ratio'])} "
+                f"({_percent(r['low'])} to {_percent(r['high'])}, p {_number(r['p_value'], 3)}); random {_percent(chance)}"
+            )
+    if answer["export"]:
+        lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
+    return lines + [f"note: {n}" for n in answer["notes"]]
+
+
+def _percent(value: float | None) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(answer: dict[str, Any]) -> list[str]:
+    lines = []
+    for p in answer["points"]:
+        for d, ms in p["quality"].items():
+            first = next(iter(ms))
+            lines.append(f"ratio {p['ratio']:.3f}  kept {p['kept']:4}  {d:16} {first} {_number(ms[first])}"
+                         f"  random {_number(p['random'].get(d, {}).get(first))}")  # fmt: skip
+    return lines

@@ -1,0 +1,125 @@
+"""Hand out what was shown: write crash-safely, reopen in a fresh process, compare, and only then offer it.
+
+folder = export_model(bench, reduction, report, request, out)   stock sentence-transformers folder, verified
+folder = export_vectors(...)                                    projection and pruned vectors
+archive = zipped(folder)                                        the same as one zip, its hash in the name
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from core.errors import InputError
+from core.export import card, vectors
+from core.export.model_folder import write_model
+from core.export.verify import Proof, verify
+from core.prepare import Bench
+from core.select import apply
+from core.store import MANIFEST, new_folder, sha256
+from core.types import Progress, Reduction, quiet
+
+__all__ = [
+    "Proof",
+    "card",
+    "check_destination",
+    "content_name",
+    "export_model",
+    "export_vectors",
+    "folder_hash",
+    "vectors",
+    "zipped",
+]
+
+
+def check_destination(out: Path, source: Path, needed: int) -> None:
+    """Before any work: the destination is not the source, can be written, and has room for `needed` bytes."""
+    target = out.expanduser().resolve()
+    if target == source.resolve() or source.resolve() in target.parents or target in source.resolve().parents:
+        raise InputError(f"--out {out} is the loaded model's own folder or holds it: choose another folder")
+    if target.exists() and not target.is_dir():
+        raise InputError(f"--out {out} is a file: choose a folder")
+    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
+        raise InputError(f"--out {out} is a folder with other files in it: choose a new one, nothing is overwritten")
+    parent = next(p for p in (target, *target.parents) if p.exists())
+    free = shutil.disk_usage(parent).free
+    if free < 2 * needed:
+        raise InputError(
+            f"--out {out}: {free / 1e6:,.0f} MB free, about {2 * needed / 1e6:,.0f} MB needed. Free space or choose another disk."
+        )
+
+
+def export_model(
+    bench: Bench,
+    reduction: Reduction,
+    report: dict[str, Any],
+    request: dict[str, Any],
+    out: Path,
+    progress: Progress = quiet,
+) -> Proof:
+    """Write the pruned model to `out`; it gets its name only after a fresh process gave the same vectors."""
+    with new_folder(out) as folder:
+        progress("writing the model", 0, 3)
+        write_model(bench.model, reduction, folder)
+        progress("reopening in a fresh process", 1, 3)
+        proof = verify(bench, reduction, folder)
+        progress("writing the card", 2, 3)
+        _papers(report, request, folder)
+        if not reduction.identity:
+            (folder / "projection.npz").write_bytes(vectors.projection(reduction))
+    return proof
+
+
+def export_vectors(
+    bench: Bench, reduction: Reduction, report: dict[str, Any], request: dict[str, Any], out: Path
+) -> None:
+    """Write projection.npz and the pruned documents of the first data set."""
+    judge = bench.judges[0]
+    with new_folder(out) as folder:
+        small = apply(reduction, judge.documents.vectors)
+        vectors.write_vectors(reduction, judge.dataset.documents.ids, small, folder)
+        _papers(report, request, folder)
+
+
+def _papers(report: dict[str, Any], request: dict[str, Any], folder: Path) -> None:
+    (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
+    text = yaml.safe_dump(card.recipe(report, request), sort_keys=False, allow_unicode=True)
+    (folder / "recipe.yaml").write_text(text, encoding="utf-8")
+    (folder / "espalier-report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")
+
+
+def folder_hash(folder: Path) -> str:
+    """One SHA-256 for a finished folder: of its manifest, which names every file's."""
+    return sha256(folder / MANIFEST)
+
+
+def zipped(folder: Path) -> Path:
+    """The folder as a zip beside it, named by its content, always the same bytes for the same files."""
+    name = f"{folder.name}-{folder_hash(folder)[:12]}.zip"
+    target = folder.parent / name
+    temporary = folder.parent / f".{name}.tmp"
+    try:
+        with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
+            for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+                info = zipfile.ZipInfo(f"{folder.name}/{file.relative_to(folder).as_posix()}", (1980, 1, 1, 0, 0, 0))
+                info.compress_type = zipfile.ZIP_DEFLATED
+                info.external_attr = 0o644 << 16
+                with archive.open(info, "w") as out, file.open("rb") as source:
+                    shutil.copyfileobj(source, out, 1 << 20)
+        temporary.replace(target)
+    except OSError as e:
+        raise InputError(f"cannot write {target}: {e.strerror}. Free space or choose another folder.") from e
+    finally:
+        temporary.unlink(missing_ok=True)
+    return target
+
+
+def content_name(stem: str, data: bytes, suffix: str) -> str:
+    """A download name that differs whenever the bytes do."""
+    return f"{stem}-{hashlib.sha256(data).hexdigest()[:8]}{suffix}"

@@ -1,0 +1,104 @@
+"""What travels with an export: the model card (README.md) and the recipe that replays it."""
+
+from __future__ import annotations
+
+import sys
+from importlib import metadata
+from typing import Any
+
+from core.export.vectors import SNIPPET
+
+_PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
+
+
+def versions() -> dict[str, str]:
+    """Of Python and the libraries that decide a vector."""
+    found = {"python": sys.version.split()[0]}
+    for name in _PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            found[name] = "not installed"
+    return found
+
+
+def recipe(report: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
+    """What `python -m core run` needs to do the same again: inputs by name and hash, the resolved plan, the seed."""
+    return {
+        "espalier": 1,
+        "model": request["model"],
+        "model_fingerprint": report["before"]["model"]["fingerprint"],
+        "data": request["data"],
+        "fit_on": request["fit_on"],
+        "queries": request.get("queries"),
+        "split": request["split"],
+        "limit": request.get("limit"),
+        "rescore": request.get("rescore", 0),
+        "plan": report["resolved_plan"],
+        "format": request["format"],
+        "seed": report["seed"],
+        "versions": versions(),
+    }
+
+
+def _table(report: dict[str, Any]) -> list[str]:
+    rows = [
+        "| data | measure | before | after | kept | 95 % interval | p | random pruning |",
+        "|---|---|---|---|---|---|---|---|",
+    ]
+    for name, measures in report["retention"].items():
+        for m, r in measures.items():
+            chance = report["random_baseline"].get(name, {}).get(m, {})
+            rows.append(
+                f"| {name} | {m} | {_f(r['before'])} | {_f(r['after'])} | {_p(r['ratio'])} | "
+                f"{_p(r['low'])} to {_p(r['high'])} | {_f(r['p_value'], 3)} | {_p(chance.get('ratio'))} |"
+            )
+    return rows
+
+
+def _f(value: Any, digits: int = 4) -> str:
+    return "not defined" if value is None else f"{value:.{digits}f}"
+
+
+def _p(value: Any) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f} %"
+
+
+def model_card(report: dict[str, Any]) -> str:
+    """README.md of an exported folder: plan first, then every figure, how to use it, what it was made with."""
+    before, after = report["before"]["model"], report["after"]["model"]
+    data = ", ".join(
+        f"{d['name']} ({d['documents']:,} documents, {d['queries']:,} queries, {d['truth']})" for d in report["data"]
+    )
+    lines = [
+        "---", "library_name: sentence-transformers", "tags: [sentence-transformers, pruning]", "---", "",
+        f"# {report['plan']}", "",
+        f"{before['name']} pruned by Espalier from {before['dimension']} to {after['dimension']} dimensions.", "",
+        "```python", "from sentence_transformers import SentenceTransformer", "",
+        'model = SentenceTransformer("path/to/this/folder")  # sentence-transformers 6 or newer',
+        'vectors = model.encode(["a text"])', "```", "",
+        "## What the cut costs", "", *_table(report), "",
+        f"Drift: {', '.join(f'{k} {_f(v, 3)}' for k, v in report['drift'].items())}.",
+        f"Bytes per vector: {report['before']['cost']['vector_bytes']} to {report['after']['cost']['vector_bytes']}. "
+        f"Judged on {data}. Fitted on {', '.join(report['fit_on'])}, no judgements used.", "",
+    ]  # fmt: skip
+    if report["notes"]:
+        lines += ["Notes:", *(f"- {n}" for n in report["notes"]), ""]
+    lines += [
+        "## Migrate an index without encoding again",
+        "",
+        "With `projection.npz`:",
+        "",
+        "```python",
+        SNIPPET,
+        "```",
+        "",
+    ]
+    lines += [
+        "## Made with", "", f"Resolved plan: `{report['resolved_plan']}`, seed {report['seed']}.",
+        f"Source: {before['source']}, fingerprint {before['fingerprint']}.",
+        "Versions: " + ", ".join(f"{k} {v}" for k, v in versions().items()) + ".",
+        "`recipe.yaml` replays it: `python -m core run recipe.yaml --out DIR`. "
+        "`espalier-manifest.json` lists the SHA-256 of every file.",
+    ]  # fmt: skip
+    return "\n".join(lines) + "\n"

@@ -1,0 +1,130 @@
+"""Proof before a download is offered: reopen in a fresh process, compare vectors, measure time and memory."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from core.encoders import ModelInfo, prompt_of
+from core.errors import Fault
+from core.prepare import Bench
+from core.select import apply
+from core.types import Floats, Reduction
+
+TOLERANCE = 1e-5
+_PROBES = 48
+_FRESH = Path(__file__).with_name("fresh.py")
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the fresh process saw. `max_difference` compares the same batches through both models, fp32 with fp32;
+    `on_screen` compares with the vectors the figures were made of (another batching, so about 1e-7 apart)."""
+
+    max_difference: float
+    on_screen: float
+    timing: dict[str, Any]
+
+
+def run_fresh(request: dict[str, Any], folder: Path) -> dict[str, Any]:
+    """Run fresh.py on a request; its one JSON line. Raises Fault with the last line it printed where it failed."""
+    path = folder / "request.json"
+    path.write_text(json.dumps(request), encoding="utf-8")
+    keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT", "TMPDIR")
+    env = {k: v for k, v in os.environ.items() if k in keep}
+    done = subprocess.run(
+        [sys.executable, str(_FRESH), str(path)], capture_output=True, text=True, cwd=folder, env=env, check=False
+    )
+    if done.returncode != 0:
+        said = (done.stderr.strip().splitlines() or ["no word"])[-1]
+        raise Fault(f"the fresh process could not open the model: {said}")
+    noise = [line for line in done.stderr.splitlines() if "MISSING" in line or "newly initialized" in line]
+    if noise:
+        raise Fault(f"the fresh process found weights missing: {noise[0]}")
+    return dict(json.loads(done.stdout.strip().splitlines()[-1]))
+
+
+def _probe_groups(bench: Bench) -> list[tuple[str, list[str], Floats]]:
+    """(role, texts, their on-screen vectors before the cut): documents and queries, evenly spread over the data."""
+    judge = bench.judges[0]
+    role = "document" if judge.dataset.kind == "retrieval" else "sentence"
+    other = "query" if judge.dataset.kind == "retrieval" else "sentence"
+    out = []
+    for name, texts, vectors in (
+        (role, judge.dataset.documents, judge.documents),
+        (other, judge.dataset.queries, judge.queries),
+    ):
+        rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _PROBES)).astype(int))
+        full = texts.full
+        out.append((name, [full[i] for i in rows], vectors.vectors[rows]))
+    return out
+
+
+def time_model(model: ModelInfo, texts: Sequence[str], rounds: int = 5) -> dict[str, Any]:
+    """Encoding speed and peak memory of one model in a process of its own."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        groups = [{"texts": _spread(texts), "prompt": prompt_of(model, "document")}]
+        request = {
+            "models": {"source": str(model.path)},
+            "groups": groups,
+            "out": {"source": str(folder / "a.npy")},
+            "rounds": rounds,
+        }
+        answer = run_fresh(request, folder)
+    return answer["models"]["source"] | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
+
+
+def _spread(texts: Sequence[str], most: int = 64) -> list[str]:
+    rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), most)).astype(int))
+    return [texts[i] for i in rows]
+
+
+def verify(bench: Bench, reduction: Reduction, pruned: Path, rounds: int = 7) -> Proof:
+    """Load source and pruned side by side in a fresh process and compare. Raises Fault where they differ.
+
+    At ratio 0 the difference must be exactly 0; else at most 1e-5 in any number.
+    """
+    groups = _probe_groups(bench)
+    model = bench.model
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        out = {"source": str(folder / "source.npy"), "pruned": str(folder / "pruned.npy")}
+        request = {
+            "models": {"source": str(model.path), "pruned": str(pruned)},
+            "groups": [{"texts": t, "prompt": prompt_of(model, r)} for r, t, _ in groups],  # type: ignore[arg-type]
+            "out": out,
+            "rounds": rounds,
+        }
+        answer = run_fresh(request, folder)
+        source, got = (np.load(out[k], allow_pickle=False) for k in ("source", "pruned"))
+    if not np.isfinite(got).all() or got.shape[1] != reduction.size:
+        raise Fault(
+            f"the reopened model gives {got.shape[1]} numbers a text, not {reduction.size}, or they are not finite"
+        )
+    wanted = source if reduction.identity else apply(reduction, _scaled(source, model))
+    seen = np.concatenate([v for _, _, v in groups])
+    shown = apply(reduction, seen)
+    given = _scaled(got, model) if reduction.identity else got
+    difference, screen = float(np.abs(got - wanted).max()), float(np.abs(given - shown).max())
+    if difference > (0.0 if reduction.identity else TOLERANCE) or screen > TOLERANCE:
+        raise Fault(
+            f"the reopened model differs from what was shown by {max(difference, screen):.1e}: it is not handed out"
+        )
+    return Proof(difference, screen, answer)
+
+
+def _scaled(x: Floats, model: ModelInfo) -> Floats:
+    """The source's vectors as Espalier works on them: length one where the model compares by cosine."""
+    from core.evaluate.ranking import unit
+
+    return x if model.metric == "dot" or model.normalized else unit(x)

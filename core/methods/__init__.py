@@ -1,0 +1,1 @@
+"""Pruning methods: one small frozen dataclass each, with the card that documents it. See registry.py."""

@@ -1,0 +1,123 @@
+"""What every method is made of: a card, options with ranges, and `rank(context) -> Ranking`.
+
+A method scores units; it never decides how many stay (select.py does) and never sees a judgement
+(FitContext holds none). Adding one means writing a dataclass and naming it in registry.py.
+"""
+
+from __future__ import annotations
+
+from dataclasses import MISSING, Field, dataclass, field, fields
+from typing import Any, ClassVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.errors import PlanError
+from core.types import FitContext, Floats, Ranking
+
+TEN = 10  # documents per dimension below which a fitted basis overfits (measured: README, "Small corpora")
+_PRIOR_WEIGHT = 2.0  # the prior counts as this many documents per dimension
+
+
+@dataclass(frozen=True)
+class Card:
+    """A method's documentation: tooltip, Methods page and README table are made from it."""
+
+    name: str
+    criterion: str
+    label: str
+    idea: str
+    cost: str
+    benefits: str
+    limits: str
+    reference: str
+    kind: str  # "selection": drop columns of an existing index; "rotation": multiply it with a matrix
+    learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "nothing"
+    refits: bool = False  # the cut that is shipped is fitted anew for its own size
+    seeded: bool = False  # another seed, another answer: shown with its spread
+    slow: bool = False  # takes more than two seconds on a few thousand documents
+    exempt: tuple[str, ...] = ()  # battery properties that do not hold, each with its reason after a colon
+
+    @property
+    def target(self) -> str:
+        return self.name.split("/")[0]
+
+
+def option(default: Any, help: str, low: float | None = None, high: float | None = None) -> Any:
+    """A dataclass field that is an option of a method: what it does, and the range it may take."""
+    return field(default=default, metadata={"help": help, "low": low, "high": high})
+
+
+@dataclass(frozen=True)
+class Method:
+    """Base of all methods; subclasses set `card`, add options as fields, and write `rank`."""
+
+    card: ClassVar[Card]
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            _check(self.card.name, f, getattr(self, f.name))
+
+    def rank(self, context: FitContext, keep: int | None = None) -> Ranking:
+        """One score per unit, higher = keep. `keep` is the size that will be cut to, for methods that refit."""
+        raise NotImplementedError
+
+
+def _check(name: str, f: Field[Any], value: Any) -> None:
+    default = f.default
+    assert default is not MISSING
+    kind = type(default)
+    fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
+    if not fits or (isinstance(value, bool) and kind is not bool):
+        raise PlanError(f"{name}: {f.name}={value!r} should be a {kind.__name__}, e.g. {f.name}={default}")
+    low, high = f.metadata.get("low"), f.metadata.get("high")
+    if (low is not None and not value >= low) or (high is not None and not value <= high):
+        raise PlanError(f"{name}: {f.name}={value!r} is outside {low}..{high}; the default is {default}")
+
+
+def moments(context: FitContext) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
+    """Second moment D^T D / n (d, d) and mean (d,) of the documents; few documents are shrunk to the prior.
+
+    With n < 10 d documents and a prior C0: (n C + k C0) / (n + k) with k = 2 d, so that the corpus speaks
+    as soon as it can. Without a prior the statistics stay as they are, and a note says that they overfit.
+    """
+    x = context.documents.astype(np.float64)
+    n, d = x.shape
+    second, mean = x.T @ x / max(n, 1), x.mean(axis=0)
+    if n >= TEN * d:
+        return second, mean, ()
+    if context.prior is None or len(context.prior.mean) != d:
+        return second, mean, (f"{n:,} documents for {d} dimensions: fewer than 10 each, the basis may overfit",)
+    k = _PRIOR_WEIGHT * d
+    second = (n * second + k * context.prior.second_moment) / (n + k)
+    mean = (n * mean + k * context.prior.mean) / (n + k)
+    note = f"{n:,} documents for {d} dimensions: shrunk towards general text, which counts as {k:,.0f} documents"
+    return second, mean, (note,)
+
+
+def principal_axes(second: NDArray[np.float64]) -> tuple[NDArray[np.float64], Floats]:
+    """Eigenvalues (descending) and eigenvectors (d, d) of a symmetric matrix, signs fixed, float32 axes."""
+    values, axes = np.linalg.eigh(second)
+    values, axes = values[::-1], axes[:, ::-1]
+    sign = np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
+    return np.maximum(values, 0.0), np.ascontiguousarray(axes * np.where(sign == 0, 1.0, sign), dtype=np.float32)
+
+
+def listwise_sample(context: FitContext, seed: int, queries: int, documents: int) -> tuple[Floats, Floats, Any]:
+    """Seeded pseudo-queries (m, d) and documents (n, d), unit rows, and a mask (m, n) of each query's own text."""
+    rng = np.random.default_rng(seed)
+    q = np.sort(rng.permutation(len(context.pseudo_queries))[:queries])
+    d = np.sort(rng.permutation(len(context.documents))[:documents])
+    own = context.owners[q][:, None] == d[None, :]
+    return _unit(context.pseudo_queries[q]), _unit(context.documents[d]), own
+
+
+def _unit(x: Floats) -> Floats:
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+
+
+def softmax(x: NDArray[Any]) -> NDArray[Any]:
+    """Row-wise softmax, in place of its argument's copy."""
+    x = np.exp(x - x.max(axis=1, keepdims=True))
+    return np.asarray(x / x.sum(axis=1, keepdims=True))

@@ -1,0 +1,219 @@
+"""From names to arrays: open the model, read the data, embed, and keep what fits apart from what judges.
+
+    prepare("minilm", ["sample"])   -> Bench: the model, the judges (data sets, embedded), the fit context
+
+A `Judge` knows the judgements; a `FitContext` never does. By default methods learn from the corpus texts
+of the data; `fit_on` names other texts instead.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+
+from core import data
+from core.encoders import ModelInfo, embed, open_model
+from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
+from core.methods.base import TEN, Card
+from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Texts, digest, quiet
+
+PRIORS = Path(__file__).parents[1] / "assets" / "priors"
+_PSEUDO = 3000  # texts that lend a title and a sentence as pseudo-queries; a sample by content where there are more
+_PAIRS = 2000
+_BODY_WORDS = 80
+_SENTENCE = re.compile(r"(?<=[.!?])\s+")
+
+
+@dataclass(frozen=True, eq=False)
+class Judge:
+    """A data set, embedded: what a cut is judged by. `task` stands where there is retrieval to judge."""
+
+    dataset: Dataset
+    documents: Embeddings
+    queries: Embeddings
+    task: Judgements | None = None
+
+    @property
+    def name(self) -> str:
+        return self.dataset.name
+
+    @property
+    def main(self) -> str:
+        """The measure that stands for this data set."""
+        return {"retrieval": "ndcg@10", "pairs": "spearman", "labels": "accuracy"}[self.dataset.kind]
+
+    @cached_property
+    def query_texts(self) -> Texts:
+        """The queries that are judged, in the order of the per-query values."""
+        return self.dataset.queries if self.task is None else self.dataset.queries.take(self.task.query_rows)
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """Everything a session works on. `fit` are the texts methods learn from; `inside` says they are judged too."""
+
+    model: ModelInfo
+    judges: tuple[Judge, ...]
+    fit: Texts
+    fit_vectors: Embeddings
+    fit_names: tuple[str, ...]
+    inside: bool
+    prior: Prior | None
+    seed: int = 0
+
+    @property
+    def small(self) -> bool:
+        """Whether a fitted basis may overfit: fewer than 10 documents per dimension."""
+        return len(self.fit) < TEN * self.model.dimension
+
+    @cached_property
+    def fingerprint(self) -> str:
+        return digest(
+            self.model.fingerprint, self.fit_vectors.fingerprint, *(j.dataset.fingerprint for j in self.judges)
+        )
+
+    def context(self, card: Card, progress: Progress = quiet) -> FitContext:
+        """What a method of this card may learn from; texts it needs beyond the documents are embedded now."""
+        empty = np.zeros((0, self.model.dimension), np.float32)
+        context = FitContext(
+            self.fit_vectors.vectors, empty, np.zeros(0, np.int64), None, self.fit_vectors.metric, self.prior, progress
+        )
+        if card.learns_from in ("pseudo-queries", "title-body pairs"):
+            asked, owners = pseudo_queries(self.fit)
+            context = replace(
+                context, pseudo_queries=embed(self.model, asked, "query", progress).vectors, owners=owners
+            )
+        if card.learns_from == "title-body pairs":
+            context = replace(context, pairs=self._pairs(progress))
+        return context
+
+    def _pairs(self, progress: Progress) -> tuple[Floats, Floats] | None:
+        titles, bodies = title_body_pairs(self.fit)
+        if len(titles) < 50:
+            return None
+        return (
+            embed(self.model, titles, "query", progress).vectors,
+            embed(self.model, bodies, "document", progress).vectors,
+        )
+
+
+def _sentence(text: str) -> str:
+    """One sentence of a text, chosen by the text's own hash, so that the order of texts does not matter."""
+    found = [s for s in _SENTENCE.split(text) if 4 <= len(s.split()) <= 60]
+    if not found:
+        return " ".join(text.split()[:40])
+    return found[int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), 16) % len(found)]
+
+
+def _chosen(texts: Texts, most: int) -> list[int]:
+    """At most `most` rows, chosen by content hash, ascending."""
+    if len(texts) <= most:
+        return list(range(len(texts)))
+    by_hash = sorted(
+        range(len(texts)), key=lambda i: hashlib.sha256(texts.texts[i].encode("utf-8", "replace")).digest()
+    )
+    return sorted(by_hash[:most])
+
+
+def pseudo_queries(texts: Texts) -> tuple[list[str], Ints]:
+    """Titles and one sentence of each text, with the row each came from: they stand in for real queries."""
+    asked, owners = [], []
+    for i in _chosen(texts, _PSEUDO):
+        title = texts.titles[i] if texts.titles else ""
+        for text in ([title] if len(title.split()) >= 2 else []) + [_sentence(texts.texts[i])]:
+            asked.append(text)
+            owners.append(i)
+    return asked, np.asarray(owners, np.int64)
+
+
+def title_body_pairs(texts: Texts) -> tuple[list[str], list[str]]:
+    """(titles, first 80 words of the text without its title), for texts that have both."""
+    rows = [i for i in _chosen(texts, _PAIRS) if texts.titles and len(texts.titles[i].split()) >= 2]
+    return [texts.titles[i] for i in rows], [" ".join(texts.texts[i].split()[:_BODY_WORDS]) for i in rows]
+
+
+def judge(model: ModelInfo, dataset: Dataset, progress: Progress = quiet) -> Judge:
+    """Embed a data set and turn its judgements into index arrays."""
+    if dataset.kind == "retrieval":
+        documents = embed(model, dataset.documents.full, "document", progress)
+        queries = embed(model, dataset.queries.full, "query", progress)
+        return Judge(dataset, documents, queries, task(dataset, documents, queries))
+    left = embed(model, dataset.documents.full, "sentence", progress)
+    return Judge(dataset, left, embed(model, dataset.queries.full, "sentence", progress))
+
+
+def task(dataset: Dataset, documents: Embeddings, queries: Embeddings) -> Judgements:
+    """Judgements as arrays: the given ones, or the unpruned model's own top 10 (agreement)."""
+    ids = dataset.documents.ids
+    if dataset.qrels is not None:
+        return from_qrels(dataset.queries.ids, ids, dataset.qrels)
+    row = {d: i for i, d in enumerate(ids)}
+    own = np.array([row.get(q, -1) for q in dataset.queries.ids], np.int64)
+    return from_neighbours(queries.vectors, documents.vectors, ids, own, k=10, metric=documents.metric)
+
+
+def fit_texts(datasets: Sequence[Dataset]) -> Texts:
+    """The texts methods may learn from, each once: documents, or both sentences of pairs, or training texts.
+
+    Documents that ask (agreement without a query log) are held out.
+    """
+    rows: dict[str, tuple[str, str, str]] = {}
+    for dataset in datasets:
+        asking = set(dataset.queries.ids) if dataset.kind == "retrieval" and dataset.qrels is None else set()
+        parts = [dataset.documents, dataset.queries] if dataset.kind == "pairs" else [dataset.documents]
+        for part in parts:
+            titles = part.titles or ("",) * len(part)
+            for key, title, text, full in zip(part.ids, titles, part.texts, part.full, strict=True):
+                if key not in asking:
+                    rows.setdefault(full, (key, title, text))
+    found = list(rows.values())
+    return Texts(tuple(r[0] for r in found), tuple(r[2] for r in found), tuple(r[1] for r in found))
+
+
+def load_prior(model: ModelInfo) -> Prior | None:
+    """The second moments over general text that are shipped for this model, or None."""
+    path = PRIORS / f"{model.fingerprint}.safetensors"
+    if not path.is_file():
+        return None
+    from safetensors.numpy import load_file
+
+    about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+    arrays = load_file(path)
+    return Prior(arrays["second_moment"], arrays["mean"], int(about["texts"]), str(about["source"]))
+
+
+def prepare(
+    model: str | ModelInfo,
+    names: Sequence[str],
+    *,
+    fit_on: Sequence[str] = (),
+    queries: Path | None = None,
+    split: str = "test",
+    limit: int | None = None,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Bench:
+    """Open, read, embed. Raises InputError (a model refused, a data file that cannot be read) before any work."""
+    info = open_model(model, progress) if isinstance(model, str) else model
+    datasets = [
+        d
+        for name in names
+        for d in data.load(name, split=split, queries=queries, limit=limit, seed=seed, progress=progress)
+    ]
+    fits = (
+        [d for name in fit_on for d in data.load(name, limit=limit, seed=seed, progress=progress)]
+        if fit_on
+        else datasets
+    )
+    judges = tuple(judge(info, d, progress) for d in datasets)
+    retrieval = [d for d in fits if d.kind != "pairs"] or fits
+    fit = fit_texts(fits if fit_on else retrieval)
+    fitted = embed(info, fit.full, "document", progress)
+    return Bench(info, judges, fit, fitted, tuple(d.name for d in fits), not fit_on, load_prior(info), seed)

@@ -1,0 +1,126 @@
+"""Every method there is, as one explicit tuple; names are looked up here and nowhere else.
+
+To add a method: write its dataclass with a card under methods/, name it in METHODS. The command line, the
+pages, the README table and the property battery find it from here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from typing import Any
+
+from core.errors import PlanError
+from core.methods import axes, learned, rotations
+from core.methods.base import Card, Method
+from core.plan import Group, Plan, Step, Value
+
+METHODS: tuple[type[Method], ...] = (
+    rotations.Svd,
+    learned.Distilled,
+    learned.Contrastive,
+    rotations.Bilinear,
+    rotations.Pca,
+    axes.Redundancy,
+    learned.L1,
+    axes.Taylor,
+    axes.Sensitivity,
+    axes.Variance,
+    axes.Magnitude,
+    axes.ImportanceSampling,
+    axes.Leading,
+    axes.Random,
+)
+_BY_NAME = {m.card.name: m for m in METHODS}
+_CUT = ("ratio", "keep")
+STAGES = {"tokens": 0, "weights": 0, "neurons": 0, "heads": 0, "width": 0, "layers": 0, "recover": 0, "train": 0,
+          "dimensions": 1, "vectors": 2, "components": 2, "quantize": 3}  # fmt: skip
+
+
+def names(target: str | None = None) -> list[str]:
+    """All method names, the recommended first; of one target where it is given."""
+    return [n for n in _BY_NAME if target is None or n.startswith(target + "/")]
+
+
+def find(name: str) -> type[Method]:
+    """The method's class. Raises PlanError listing the known names."""
+    if name not in _BY_NAME:
+        known = names(name.split("/")[0]) or names()
+        raise PlanError(f"no method is called {name!r}; there are: {', '.join(known)}")
+    return _BY_NAME[name]
+
+
+def card(name: str) -> Card:
+    return find(name).card
+
+
+def build(step: Step) -> Method:
+    """The configured method of a step. Raises PlanError for an unknown option or a value out of range."""
+    cls = find(step.name)
+    known = [f.name for f in fields(cls)]
+    given = {k: v for k, v in step.options if k not in _CUT}
+    for key in given:
+        if key not in known:
+            raise PlanError(f"{step.name} has no option {key!r}; it has: {', '.join(['ratio', 'keep', *known])}")
+    return cls(**given)
+
+
+def resolve(plan: Plan, seed: int | None = None) -> Plan:
+    """The plan with every option written out, so that a changed default cannot change what it means.
+
+    `seed` fills in for seeds that are not written. Raises PlanError where the plan cannot be run: unknown names,
+    a cut missing or doubled, steps out of order.
+    """
+    steps: list[Step] = []
+    for step in plan.steps:
+        if isinstance(step, Group):
+            raise PlanError("iterate(...) is not available yet: write the steps one after another")
+        method = build(step)
+        cut = step.cut
+        if cut is None:
+            raise PlanError(f"{step.name} needs a cut: write ratio=0.5 (the fraction removed) or keep=128")
+        if cut.ratio is not None and cut.keep is not None:
+            raise PlanError(f"{step.name} has both ratio= and keep=: write one of them")
+        written = dict(step.options)
+        options: list[tuple[str, Value]] = [(k, written[k]) for k in _CUT if k in written]
+        for f in fields(method):
+            value = getattr(method, f.name)
+            if f.name == "seed" and "seed" not in written and seed is not None:
+                value = seed
+            options.append((f.name, value))
+        steps.append(Step(step.name, tuple(options)))
+    _check_order(steps)
+    return Plan(tuple(steps))
+
+
+def _check_order(steps: list[Step]) -> None:
+    stages = [STAGES.get(s.target, 1) for s in steps]
+    if stages != sorted(stages):
+        raise PlanError("the order is encoder steps, then dimensions, then vectors, then quantize: move the steps")
+    for target in {s.target for s in steps}:
+        if sum(s.target == target for s in steps) > 1 and target == "dimensions":
+            raise PlanError("two dimension cuts in one plan: the second would cut what the first left; keep one")
+
+
+def options(cls: type[Method]) -> list[dict[str, Any]]:
+    """The options of a method for people: name, type, default, range, help. The cut stands first."""
+    cut: list[dict[str, Any]] = [
+        {"name": "ratio", "type": "float", "default": None, "low": 0.0, "high": 1.0, "help": "fraction removed"},
+        {
+            "name": "keep",
+            "type": "int",
+            "default": None,
+            "low": 1,
+            "high": None,
+            "help": "units kept; instead of ratio",
+        },
+    ]
+    own: list[dict[str, Any]] = [
+        {"name": f.name, "type": type(f.default).__name__, "default": f.default, **f.metadata} for f in fields(cls)
+    ]
+    return cut + own
+
+
+def as_json(cls: type[Method]) -> dict[str, Any]:
+    c = cls.card
+    keep = ("name", "target", "criterion", "label", "idea", "cost", "benefits", "limits", "kind", "learns_from")
+    return {k: getattr(c, k) for k in keep} | {"options": options(cls), "reference": c.reference, "seeded": c.seeded}
