@@ -67,6 +67,7 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument("--plan", required=True, metavar="P")
     embed = _add(commands, "embed", "embed a data set into the cache")
     _inputs(embed)
+    _add(commands, "warm", "prepare the app's first screen")
     return parser
 
 

@@ -135,3 +135,35 @@ def length_bands(lengths: Sequence[int]) -> list[str]:
     one, two = np.quantile(lengths, [1 / 3, 2 / 3])
     bands = (f"short (to {one:.0f} words)", f"middle (to {two:.0f})", f"long (over {two:.0f})")
     return [bands[0] if v <= one else bands[1] if v <= two else bands[2] for v in lengths]
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """What every cut of a curve keeps: ratio with its 95 % interval and p-value, each (cuts,)."""
+
+    ratio: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    p_value: NDArray[np.float64]
+
+
+def band(values: NDArray[np.float64], seed: int = 0) -> Band:
+    """The same statistics as `retention`, for (cuts, queries) against the first row, in a few matrix products.
+
+    The queries drawn and the signs flipped are the same for every cut, so a curve does not jitter.
+    """
+    cuts, n = values.shape
+    before, nothing = values[0], np.full(cuts, np.nan)
+    if n < 2 or before.mean() <= 0:
+        ratio = values.mean(axis=1) / before.mean() if n and before.mean() > 0 else nothing
+        return Band(ratio, nothing, nothing, nothing)
+    rng = np.random.default_rng(seed)
+    drawn = rng.multinomial(n, np.full(n, 1 / n), size=DRAWS)
+    bottom = drawn @ before
+    ratios = np.divide(drawn @ values.T, bottom[:, None], out=np.full((DRAWS, cuts), np.nan), where=bottom[:, None] > 0)
+    low, high = np.nanquantile(ratios, [0.025, 0.975], axis=0)
+    difference = values - before
+    signs = rng.integers(0, 2, size=(DRAWS, n), dtype=np.int8) * 2.0 - 1.0
+    extreme = np.abs(signs @ difference.T) >= np.abs(difference.sum(axis=1)) - 1e-12
+    p = np.where(np.any(difference != 0, axis=1), (extreme.sum(axis=0) + 1) / (DRAWS + 1), 1.0)
+    return Band(values.mean(axis=1) / before.mean(), low, high, p)

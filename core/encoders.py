@@ -363,6 +363,13 @@ class _Cache:
         write_atomic(self.folder / f"{hashlib.sha256(data).hexdigest()[:40]}.safetensors", data)
 
 
+def missing(model: ModelInfo, texts: Sequence[str], role: Role = "document") -> int:
+    """How many of the texts would have to be embedded; 0 means that `embed` answers from the disk alone."""
+    cache_ = _Cache(model, prompt_of(model, role))
+    keys = {cache_.key(t) for t in texts}
+    return len(keys) - len(cache_.read(keys))
+
+
 def embed(model: ModelInfo, texts: Sequence[str], role: Role = "document", progress: Progress = quiet) -> Embeddings:
     """(n, d) vectors of the texts. A text once embedded is never embedded again; a cancel keeps what is done.
 

@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 
 from core import data
-from core.encoders import ModelInfo, embed, open_model
+from core.encoders import ModelInfo, Role, embed, open_model
+from core.encoders import missing as count_missing
 from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
 from core.methods.base import TEN, Card
 from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Texts, digest, quiet
@@ -187,6 +188,27 @@ def load_prior(model: ModelInfo) -> Prior | None:
     about = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
     arrays = load_file(path)
     return Prior(arrays["second_moment"], arrays["mean"], int(about["texts"]), str(about["source"]))
+
+
+def missing(model: ModelInfo, datasets: Sequence[Dataset]) -> int:
+    """How many texts must be embedded before these data sets can be judged; 0 means at once."""
+    roles: dict[str, tuple[Role, Role]] = {"retrieval": ("document", "query")}
+    count = 0
+    for d in datasets:
+        one, two = roles.get(d.kind, ("sentence", "sentence"))
+        count += count_missing(model, d.documents.full, one) + count_missing(model, d.queries.full, two)
+    return count
+
+
+def lacking(bench: Bench, card: Card) -> int:
+    """How many texts a method of this card still needs embedded beyond the documents."""
+    if card.learns_from not in ("pseudo-queries", "title-body pairs"):
+        return 0
+    count = count_missing(bench.model, pseudo_queries(bench.fit)[0], "query")
+    if card.learns_from == "title-body pairs":
+        titles, bodies = title_body_pairs(bench.fit)
+        count += count_missing(bench.model, titles, "query") + count_missing(bench.model, bodies, "document")
+    return count
 
 
 def prepare(

@@ -180,11 +180,21 @@ def _write(folder: Path, documents: Sequence[Doc], queries: Sequence[Doc], versi
     (folder / "versions.json").write_text(json.dumps(versions, indent=1), encoding="utf-8")
 
 
+def location(versions: Mapping[str, str]) -> Path:
+    """Where the corpus of these package versions is kept."""
+    return store.home() / "data" / f"python-docs-{digest(RECIPE, json.dumps(versions, sort_keys=True))[:12]}"
+
+
+def is_built() -> bool:
+    """Whether the corpus of what is installed now is there already."""
+    return location({package: version for package, (_, version) in installed().items()}).is_dir()
+
+
 def built(progress: Progress = quiet) -> Path:
     """The folder of the corpus in BEIR layout, built at first use (and again when it is damaged)."""
     found = installed()
     versions = {package: version for package, (_, version) in found.items()}
-    target = store.home() / "data" / f"python-docs-{digest(RECIPE, json.dumps(versions, sort_keys=True))[:12]}"
+    target = location(versions)
     if target.is_dir():
         try:
             store.check_manifest(target)

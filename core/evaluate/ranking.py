@@ -6,7 +6,9 @@ order of importance, scores are accumulated block by block, and after each block
 stands above each judged document. All cuts of a method cost about as much as one exact search.
 
 Ties: scores are rounded to 1e-6, then go by document id, descending (trec_eval). Columns are kept in that
-order, so among equal scores the lower column wins.
+order, so among equal scores the lower column wins. BLAS gives identical documents scores that differ in the
+last bits by where they stand, which may fall on two sides of a rounding edge; so scores closer than float32
+can tell apart tie too.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from numpy.typing import NDArray
 from core.types import Floats, Ints, Metric
 
 _STEP = 1e-6  # scores are rounded to this before they are ranked
+_NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
 _QUERIES, _DOCUMENTS = 64, 4096  # a tile of scores: small enough to stay in a core's cache
 
 
@@ -144,9 +147,14 @@ def top(scores: Floats, k: int) -> Ints:
     if k <= 0:
         return np.zeros(0, np.int64)
     edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-    candidates = np.flatnonzero(scores >= edge - 2 * _STEP)
-    keys = -np.floor(scores[candidates].astype(np.float64) / _STEP + 0.5)
-    return candidates[np.argsort(keys, kind="stable")[:k]]
+    noise = _NOISE * max(1.0, abs(float(edge))) if np.isfinite(edge) else _NOISE
+    candidates = np.flatnonzero(scores >= edge - 2 * (_STEP + noise))
+    candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
+    found = scores[candidates].astype(np.float64)
+    with np.errstate(invalid="ignore"):  # among excluded ones, at minus infinity, the gap is no number
+        new = (np.diff(np.floor(found / _STEP + 0.5)) != 0) & (np.diff(found) < -noise)
+    place = np.concatenate([[0], np.cumsum(new)])
+    return candidates[np.lexsort((candidates, place))[:k]]
 
 
 def ranks(
@@ -167,7 +175,8 @@ def ranks(
     edges = _ints([0, *cuts])
     q = np.ascontiguousarray(queries[task.query_rows], np.float32)
     d = np.ascontiguousarray(documents[task.columns].T, np.float32)  # (d, n): a block of axes is a block of rows
-    work = _Work(task, q, d, _scales(q.T, edges, metric), _scales(d, edges, metric), edges)
+    lengths = _lengths(q.T, edges), _lengths(d, edges)
+    work = _Work(task, q, d, *(_scales(v, metric) for v in lengths), *lengths, edges)
     out = np.ones((len(cuts), len(task.judged)), np.int64)
     blocks = [slice(a, min(a + _QUERIES, len(q))) for a in range(0, len(q), _QUERIES)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -175,24 +184,30 @@ def ranks(
     return out
 
 
-def _scales(x: Floats, edges: Ints, metric: Metric) -> Floats:
-    """(cuts, items) one over the norm of the first `cut` rows of x (d, items); ones where the metric is dot."""
-    if metric == "dot":
-        return np.ones((len(edges) - 1, x.shape[1]), np.float32)
+def _lengths(x: Floats, edges: Ints) -> NDArray[np.float64]:
+    """(cuts, items) the norm of the first `cut` rows of x (d, items)."""
     blocks = [np.einsum("ij,ij->j", x[a:b], x[a:b], dtype=np.float64) for a, b in itertools.pairwise(edges)]
-    squares = np.cumsum(blocks, axis=0)
-    return np.divide(1.0, np.sqrt(squares), out=np.zeros_like(squares), where=squares > 0).astype(np.float32)
+    return np.asarray(np.sqrt(np.cumsum(blocks, axis=0)))
+
+
+def _scales(lengths: NDArray[np.float64], metric: Metric) -> Floats:
+    """One over each length, zero for a zero vector; ones where the metric is dot."""
+    if metric == "dot":
+        return np.ones(lengths.shape, np.float32)
+    return np.divide(1.0, lengths, out=np.zeros_like(lengths), where=lengths > 0).astype(np.float32)
 
 
 @dataclass(frozen=True, eq=False)
 class _Work:
-    """What every block of queries reads: q (q, d), d (d, n), the scales per cut, the edges of the blocks of axes."""
+    """What every block of queries reads: q (q, d), d (d, n), scales and lengths per cut, the edges between blocks."""
 
     task: Judgements
     q: Floats
     d: Floats
     scale_q: Floats
     scale_d: Floats
+    length_q: NDArray[np.float64]
+    length_d: NDArray[np.float64]
     edges: Ints
 
     def accumulate(self, rows: slice, columns: Any) -> Iterator[tuple[int, Floats]]:
@@ -223,7 +238,7 @@ def _rank_block(work: _Work, rows: slice, out: Ints) -> None:
 def _thresholds(work: _Work, rows: slice) -> tuple[Floats, Floats]:
     """Two (cuts, j of these rows): the unscaled score from which a document ties with, or beats, the judged one.
 
-    Taken from the same matrix product as the counts, so that identical documents tie to the last bit.
+    Its own rounding interval, widened to all that float32 cannot tell from its score.
     """
     task = work.task
     first, last = task.pointer[rows.start], task.pointer[rows.stop]
@@ -238,6 +253,10 @@ def _thresholds(work: _Work, rows: slice) -> tuple[Floats, Floats]:
         with np.errstate(divide="ignore", invalid="ignore"):  # a zero query: every score is 0, all tie
             tie[cut] = np.where(unit > 0, (mine - 0.5) / unit, -1.0)
             above[cut] = np.where(unit > 0, (mine + 0.5) / unit, 1.0)
+        d = columns[place]
+        noise = _NOISE * work.length_q[cut, rows][owner] * work.length_d[cut, d] * work.scale_d[cut, d]
+        tie[cut] = np.minimum(tie[cut], scaled - noise)
+        above[cut] = np.maximum(above[cut], scaled + noise)
     return tie, above
 
 

@@ -68,6 +68,7 @@ def two_stage_ranks(
             if task.own[i] >= 0:
                 scores[task.own[i]] = -np.inf
             short = np.sort(top(scores, shortlist))
+            short = short[short != task.own[i]]  # a shortlist of everything would hold it
             fine = similarity(full[0][task.query_rows[i : i + 1]], full_d[short], metrics[1])[0]
             place = dict(zip(short[top(fine, len(short))].tolist(), range(1, len(short) + 1), strict=True))
             for p in range(task.pointer[i], task.pointer[i + 1]):

@@ -19,7 +19,7 @@ import yaml
 from core.errors import InputError
 from core.export import card, vectors
 from core.export.model_folder import write_model
-from core.export.verify import Proof, verify
+from core.export.proof import Proof, verify
 from core.prepare import Bench
 from core.select import apply
 from core.store import MANIFEST, new_folder, sha256

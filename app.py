@@ -1,0 +1,18 @@
+"""Espalier in the browser: the router and nothing else."""
+
+import streamlit as st
+
+from pages._ui import jobs
+
+st.set_page_config(page_title="Espalier", page_icon="assets/icon.svg", layout="wide")
+pages = [
+    st.Page("pages/prune.py", title="Prune", icon=":material/content_cut:", default=True),
+    st.Page("pages/explore.py", title="Explore", icon=":material/travel_explore:"),
+    st.Page("pages/compare.py", title="Compare", icon=":material/balance:"),
+    st.Page("pages/data.py", title="Data & model", icon=":material/database:"),
+    st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:"),
+]
+page = st.navigation(pages)
+st.logo("assets/logo.svg", size="large")
+jobs.panel()
+page.run()

@@ -1,0 +1,255 @@
+"""Records in, plotly figures out. Titles state the finding; whatever a figure shows, a table can show.
+
+One hue for the chosen method, grey for the others, dashes for random; blue and orange for gain and loss, and a
+shape or a word beside every colour. Backgrounds are transparent: the page's theme shows through.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core.maps import MapPair
+from core.verdict import MEASURE_NAMES, Study, percent
+
+CHOSEN, GREY, FLOOR, LOSS, GAIN = "#2f9e68", "rgba(128,138,132,0.55)", "#c2871a", "#d9622b", "#3b7dd8"
+BAND = "rgba(47,158,104,0.18)"
+TOPICS = ("#3b7dd8", "#d9622b", "#2f9e68", "#a45bc9", "#c2871a", "#1aa3a3", "#d1477f", "#7a8b2e", "#6b6fd6",
+          "#b0703c", "#4c9bd1", "#8a8f98", "#c95b5b", "#3f8f5a", "#9a6fb0", "#5f7d8c")  # fmt: skip
+
+
+def _figure(data: list[dict[str, Any]], title: str, height: int = 380, **layout: Any) -> Any:
+    """A figure from plain dictionaries: plotly's own validation is the slow part of a redraw."""
+    import plotly.graph_objects as go
+
+    base: dict[str, Any] = {
+        "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        "height": height,
+        "margin": {"l": 48, "r": 12, "t": 44, "b": 44},
+        "paper_bgcolor": "rgba(0,0,0,0)",
+        "plot_bgcolor": "rgba(0,0,0,0)",
+        "showlegend": False,
+        "hoverlabel": {"align": "left"},
+    }
+    return go.Figure({"data": data, "layout": base | layout}, skip_invalid=False)
+
+
+def curve_title(found: Study, measure: str, floor: float) -> str:
+    """The finding: how far the chosen method goes before it crosses the floor."""
+    best = found.recommended(measure, floor)
+    kept, ratio = found.plain.kept[best], found.plain.ratios[best]
+    name = MEASURE_NAMES.get(measure, measure)
+    return f"{percent(floor, 0)} of {name} holds down to {kept} dimensions (ratio {100 * ratio:.0f} %)"
+
+
+def curves(found: Study, others: Mapping[str, Study], labels: Mapping[str, str], measure: str, index: int, floor: float) -> Any:  # fmt: skip
+    """Quality kept against pruning ratio: the chosen method with its interval, the others thin, random dashed."""
+    x = [100 * r for r in found.plain.ratios]
+    b = found.band(measure)
+    chance, _ = found.random(measure)
+    data: list[dict[str, Any]] = [
+        _line(x, s.ratio(measure), labels[n], GREY, 1.2) for n, s in others.items() if n != found.step.name
+    ]
+    data.append(_line(x, chance, "Random, mean of 5", "rgba(128,138,132,0.95)", 1.6, dash="dash"))
+    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "type": "scatter", "x": x}
+    data += [edge | {"y": _pct(b.high)}, edge | {"y": _pct(b.low), "fill": "tonexty", "fillcolor": BAND}]
+    data.append(_line(x, b.ratio, labels[found.step.name], CHOSEN, 3))
+    here = {"x": [x[index]], "y": _pct(b.ratio[index : index + 1]), "type": "scatter", "mode": "markers",
+            "marker": {"size": 13, "color": CHOSEN, "line": {"width": 2, "color": "white"}},
+            "hoverinfo": "skip"}  # fmt: skip
+    data.append(here)
+    mark = found.recommended(measure, floor)
+    shapes = [
+        {"type": "line", "x0": 0, "x1": x[-1], "y0": 100 * floor, "y1": 100 * floor,
+         "line": {"color": FLOOR, "width": 1.4, "dash": "dot"}},
+        {"type": "line", "x0": x[mark], "x1": x[mark], "y0": 0, "y1": 1, "yref": "paper",
+         "line": {"color": FLOOR, "width": 1.4, "dash": "dot"}},
+    ]  # fmt: skip
+    low = max(0.0, min(100 * float(np.nanmin(chance)), 60.0))
+    notes = [{"x": x[mark], "y": 1.0, "yref": "paper", "text": f"▲ meets your {100 * floor:.0f} %", "showarrow": False,
+              "xanchor": "right" if x[mark] > 50 else "left", "yanchor": "bottom", "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
+    return _figure(
+        data, curve_title(found, measure, floor), 400, shapes=shapes, annotations=notes,
+        xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
+        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104], "zeroline": False},
+        margin={"l": 52, "r": 12, "t": 64, "b": 48},
+    )  # fmt: skip
+
+
+def _pct(values: NDArray[np.float64]) -> list[float | None]:
+    return [round(100 * float(v), 3) if np.isfinite(v) else None for v in values]
+
+
+def _line(x: Sequence[float], y: NDArray[np.float64], name: str, color: str, width: float, dash: str = "solid") -> dict[str, Any]:  # fmt: skip
+    return {
+        "type": "scatter", "mode": "lines", "x": list(x), "y": _pct(y), "name": name,
+        "line": {"color": color, "width": width, "dash": dash},
+        "hovertemplate": name + ": %{y:.1f} % kept at ratio %{x:.0f} %<extra></extra>",
+    }  # fmt: skip
+
+
+def meter(rows: Sequence[tuple[str, str, float]]) -> Any:
+    """The honest meter: what is left of each cost, as a share of the unpruned model's. Rows: label, words, share."""
+    labels = [r[0] for r in rows][::-1]
+    shares = [100 * r[2] for r in rows][::-1]
+    words = [r[1] for r in rows][::-1]
+    data = [
+        {"type": "bar", "orientation": "h", "y": labels, "x": [100.0] * len(rows), "hoverinfo": "skip",
+         "marker": {"color": "rgba(128,138,132,0.18)"}},
+        {"type": "bar", "orientation": "h", "y": labels, "x": shares, "text": words, "textposition": "inside",
+         "insidetextanchor": "start", "textangle": 0, "constraintext": "none", "cliponaxis": False,
+         "textfont": {"size": 12}, "marker": {"color": [CHOSEN if s < 99.5 else "rgba(128,138,132,0.55)" for s in shares]},
+         "hovertemplate": "%{y}: %{x:.0f} % of the unpruned<extra></extra>"},
+    ]  # fmt: skip
+    return _figure(
+        data, "", 46 * len(rows) + 20, barmode="overlay", bargap=0.35,
+        margin={"l": 4, "r": 4, "t": 4, "b": 4},
+        xaxis={"visible": False, "range": [0, max(100.0, *shares)]},
+        yaxis={"automargin": True},
+    )  # fmt: skip
+
+
+def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
+    """Parameters by part as one stacked bar."""
+    data = [
+        {"type": "bar", "orientation": "h", "y": ["parameters"], "x": [n / 1e6], "name": part,
+         "marker": {"color": TOPICS[i % len(TOPICS)]}, "text": part if n > 0.07 * total else "", "textposition": "inside",
+         "insidetextanchor": "middle", "textangle": 0,
+         "hovertemplate": f"{part}: {n:,} parameters, {100 * n / max(total, 1):.1f} %<extra></extra>"}
+        for i, (part, n) in enumerate(parts)
+    ]  # fmt: skip
+    first, count = parts[0] if parts else ("nothing", 0)
+    return _figure(
+        data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 150, barmode="stack",
+        xaxis={"title": {"text": "million parameters"}}, yaxis={"visible": False}, showlegend=True,
+        legend={"orientation": "h", "y": -0.9, "x": 0},
+    )  # fmt: skip
+
+
+def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title: str, selected: Sequence[int] = ()) -> Any:
+    """Before and after side by side, one colour scale; text stays out of the traces (it is looked up by row).
+
+    colour: (n,) indices into `names` for topics or clusters, or shares in [0, 1] (neighbour overlap) when names is None.
+    """
+    data: list[dict[str, Any]] = []
+    lines = np.asarray(selected, int)
+    for axis, points in (("", pair.before), ("2", pair.after)):
+        for group, rows, marker in _groups(colour, names):
+            data.append({
+                "type": "scattergl", "mode": "markers", "x": points[rows, 0].tolist(), "y": points[rows, 1].tolist(),
+                "xaxis": "x" + axis, "yaxis": "y" + axis, "customdata": rows.tolist(), "name": group,
+                "legendgroup": group, "showlegend": bool(group) and not axis, "marker": marker,
+                "hovertemplate": "row %{customdata}" + (f" · {group}" if group else " · %{marker.color:.0%} of neighbours kept")
+                + "<extra></extra>",
+                "selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.25}},
+            })  # fmt: skip
+        if len(lines):
+            data.append({"type": "scatter", "mode": "markers", "x": points[lines, 0].tolist(), "y": points[lines, 1].tolist(),
+                         "xaxis": "x" + axis, "yaxis": "y" + axis, "hoverinfo": "skip", "showlegend": False,
+                         "marker": {"size": 14, "color": "rgba(0,0,0,0)", "line": {"width": 2, "color": LOSS}}})  # fmt: skip
+    hidden = {"visible": False, "zeroline": False}
+    heads = [{"text": t, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom",
+              "xanchor": "left", "font": {"size": 13}} for t, x in (("before", 0.0), ("after", 0.52))]  # fmt: skip
+    return _figure(
+        data, title, 560, annotations=heads, showlegend=names is not None, dragmode="lasso",
+        xaxis=hidden | {"domain": [0, 0.48]}, xaxis2=hidden | {"domain": [0.52, 1]},
+        yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
+        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 64, "b": 8},
+    )  # fmt: skip
+
+
+def _groups(colour: NDArray[Any], names: Sequence[str] | None) -> list[tuple[str, NDArray[np.int64], dict[str, Any]]]:
+    if names is None:
+        bar = {"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 12, "len": 0.6}
+        marker = {"size": 6, "opacity": 0.85, "color": [float(c) for c in colour], "colorscale": "RdYlBu", "cmin": 0,
+                  "cmax": 1, "colorbar": bar}  # fmt: skip
+        return [("", np.arange(len(colour)), marker)]
+    return [
+        (name, np.flatnonzero(colour == i), {"size": 6, "opacity": 0.85, "color": TOPICS[i % len(TOPICS)],
+                                             "symbol": ("circle", "diamond", "square", "triangle-up")[i // len(TOPICS) % 4]})
+        for i, name in enumerate(names)
+    ]  # fmt: skip
+
+
+def moves(before: Sequence[str], after: Sequence[str], grades: Mapping[str, int], titles: Mapping[str, str]) -> Any:
+    """One query's hits before (left) and after (right), lines for the moves; relevant documents in colour with a star."""
+    data: list[dict[str, Any]] = []
+    places = {d: i for i, d in enumerate(after)}
+    depth = max(len(before), len(after))
+    for i, d in enumerate(before):
+        j = places.get(d, depth + 0.6)
+        data.append(_move(0, i, 1, j, grades.get(d, 0)))
+    for j, d in enumerate(after):
+        if d not in before:
+            data.append(_move(0, depth + 0.6, 1, j, grades.get(d, 0)))
+    notes = [_hit(d, i, 0, grades, titles) for i, d in enumerate(before)]
+    notes += [_hit(d, j, 1, grades, titles) for j, d in enumerate(after)]
+    kept = len(set(before) & set(after))
+    return _figure(
+        data, f"{kept} of the first {depth} hits stay", 34 * depth + 110, annotations=notes,
+        xaxis={"range": [-1.9, 2.9], "visible": False, "fixedrange": True},
+        yaxis={"range": [depth + 1.2, -0.7], "visible": False, "fixedrange": True},
+        margin={"l": 4, "r": 4, "t": 44, "b": 4},
+    )  # fmt: skip
+
+
+def _move(x0: float, y0: float, x1: float, y1: float, grade: int) -> dict[str, Any]:
+    colour = CHOSEN if grade else GREY
+    return {"type": "scatter", "mode": "lines", "x": [x0, x1], "y": [y0, y1], "hoverinfo": "skip",
+            "line": {"color": colour, "width": 3 if grade else 1.4, "shape": "spline"}}  # fmt: skip
+
+
+def _hit(d: str, place: int, side: int, grades: Mapping[str, int], titles: Mapping[str, str]) -> dict[str, Any]:
+    grade = grades.get(d, 0)
+    words = titles.get(d) or d
+    text = f"{place + 1}. {_short(words)}" + (" ★" * min(grade, 2))
+    return {"x": -0.05 if side == 0 else 1.05, "y": place, "text": text, "showarrow": False,
+            "xanchor": "right" if side == 0 else "left", "font": {"size": 12, "color": CHOSEN if grade else None},
+            "hovertext": _plain_text(words)}  # fmt: skip
+
+
+def _short(text: str, most: int = 46) -> str:
+    text = _plain_text(text)
+    return text if len(text) <= most else text[: most - 1].rstrip() + "…"
+
+
+def _plain_text(text: str) -> str:
+    """Plotly reads a little HTML: a corpus must not be able to write any."""
+    return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def tried(rows: Sequence[Mapping[str, Any]], measure: str) -> Any:
+    """Cuts side by side: quality kept against bytes per vector, the best at each size marked."""
+    best = {r["label"] for r in rows if not any(o["bytes"] <= r["bytes"] and o["kept"] > r["kept"] for o in rows)}
+    data = [
+        {"type": "scatter", "mode": "markers+text", "x": [r["bytes"]], "y": [100 * r["kept"]], "text": [_short(r["label"], 30)],
+         "textposition": "top center", "textfont": {"size": 11}, "name": r["label"],
+         "marker": {"size": 12, "color": CHOSEN if r["label"] in best else "rgba(128,138,132,0.8)",
+                    "symbol": "star" if r["label"] in best else "circle"},
+         "error_y": {"type": "data", "symmetric": False, "array": [100 * (r["high"] - r["kept"])],
+                     "arrayminus": [100 * (r["kept"] - r["low"])], "thickness": 1},
+         "hovertemplate": _plain_text(r["label"]) + ": %{y:.1f} % kept, %{x:.0f} bytes a vector<extra></extra>"}
+        for r in rows
+    ]  # fmt: skip
+    return _figure(
+        data, f"{len(best)} of {len(rows)} cuts are not beaten at their size (★)", 420,
+        xaxis={"title": {"text": "bytes per vector"}, "rangemode": "tozero"},
+        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}},
+    )  # fmt: skip
+
+
+def bars(labels: Sequence[str], values: Sequence[float], chosen: str, title: str, baseline: float | None = None) -> Any:
+    """Methods side by side at one ratio, the chosen one in colour, random as a dashed line."""
+    order = np.argsort(values)
+    data = [{"type": "bar", "orientation": "h", "y": [labels[i] for i in order], "x": [100 * values[i] for i in order],
+             "marker": {"color": [CHOSEN if labels[i] == chosen else GREY for i in order]},
+             "text": [f"{100 * values[i]:.1f} %" for i in order], "textposition": "auto",
+             "hovertemplate": "%{y}: %{x:.1f} % kept<extra></extra>"}]  # fmt: skip
+    shapes = [] if baseline is None else [{"type": "line", "x0": 100 * baseline, "x1": 100 * baseline, "y0": 0, "y1": 1,
+                                           "yref": "paper", "line": {"dash": "dash", "width": 1.5, "color": FLOOR}}]  # fmt: skip
+    low = max(0.0, 100 * min([*values, baseline or 1.0]) - 8)
+    return _figure(data, title, 30 * len(labels) + 90, shapes=shapes, yaxis={"automargin": True},
+                   xaxis={"title": {"text": "% kept"}, "range": [low, 103]})  # fmt: skip

@@ -1,0 +1,122 @@
+"""Core calls kept in memory, keyed by names and fingerprints, never by arrays.
+
+Everything in here answers at once; what would take long is a job (jobs.py) whose results lie on disk when it ends.
+"""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import data, encoders, maps, pipeline, prepare, registry, verdict
+from core.data import python_docs
+from core.evaluate import cost
+from core.plan import Step
+from core.prepare import Bench, Judge
+from core.types import Dataset, Reduction
+from core.verdict import Study
+from pages._ui.session import Choice, active, wanted
+
+_FEW, _SOME, _MANY = 4, 24, 256
+
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def read(spec: str, queries: str, seed: int) -> list[Dataset]:
+    from pathlib import Path
+
+    return data.load(spec, queries=Path(queries) if queries else None, seed=seed)
+
+
+@st.cache_resource(max_entries=_SOME, show_spinner=False)
+def model_info(spec: str) -> encoders.ModelInfo:
+    return encoders.open_model(spec)
+
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def _bench(choice: Choice) -> Bench:
+    from pathlib import Path
+
+    fit = [choice.fit_on] if choice.fit_on else []
+    queries = Path(choice.queries) if choice.queries else None
+    return prepare.prepare(model_info(choice.model), [choice.data], fit_on=fit, queries=queries, seed=choice.seed)
+
+
+def ready(choice: Choice) -> bool:
+    """Whether the choice can be shown without embedding anything now."""
+    specs = [s for s in (choice.data, choice.fit_on) if s]
+    if "python-docs" in specs and not python_docs.is_built():
+        return False
+    found = [d for s in specs for d in read(s, choice.queries if s == choice.data else "", choice.seed)]
+    return prepare.missing(model_info(choice.model), found) == 0
+
+
+def settle() -> tuple[Bench, Choice]:
+    """The bench of what is shown: the wanted choice as soon as it is ready, until then the last one that was."""
+    choice = wanted()
+    if choice != active() and ready(choice):
+        st.session_state["active"] = choice
+    return _bench(active()), active()
+
+
+@st.cache_resource(max_entries=_MANY, show_spinner=False)
+def _study(key: str, step: str, index: int, _bench: Bench, _step: Step) -> Study:
+    return verdict.study(_bench, _bench.judges[index], _step)
+
+
+def study(bench: Bench, step: Step, index: int = 0) -> Study:
+    return _study(bench.fingerprint, str(step), index, bench, step)
+
+
+@st.cache_resource(max_entries=_MANY, show_spinner=False)
+def _lacking(key: str, name: str, _bench: Bench) -> int:
+    return prepare.lacking(_bench, registry.card(name))
+
+
+def at_once(bench: Bench, name: str) -> bool:
+    """Whether a method's study needs no job: it is quick, and all its texts are embedded."""
+    card = registry.card(name)
+    if card.slow or len(bench.fit) > 20_000 or bench.judges[0].dataset.kind == "labels":
+        return False
+    return _lacking(bench.fingerprint, name, bench) == 0
+
+
+@st.cache_resource(max_entries=_SOME, show_spinner=False)
+def _reduction(key: str, step: str, _bench: Bench, _step: Step) -> Reduction:
+    return pipeline.reduce(_bench, _step)[1]
+
+
+def reduction(bench: Bench, step: Step) -> Reduction:
+    return _reduction(bench.fingerprint, str(step), bench, step)
+
+
+@st.cache_data(max_entries=_MANY, show_spinner=False)
+def _two_stage(key: str, step: str, index: int, shortlist: int, _judge: Judge, _reduction: Reduction) -> dict[str, float]:
+    return pipeline.two_stage(_judge, _reduction, shortlist)
+
+
+def two_stage(bench: Bench, step: Step, shortlist: int, index: int = 0) -> dict[str, float]:
+    return _two_stage(bench.fingerprint, str(step), index, shortlist, bench.judges[index], reduction(bench, step))
+
+
+@st.cache_data(max_entries=_MANY, show_spinner=False)
+def _search_ms(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> tuple[float, float]:
+    small = pipeline.reduced(_judge, _reduction)
+    return (
+        cost.search_ms(_judge.queries.vectors, _judge.documents.vectors),
+        cost.search_ms(small[1], small[0]),
+    )
+
+
+def search_ms(bench: Bench, step: Step, index: int = 0) -> tuple[float, float]:
+    return _search_ms(bench.fingerprint, str(step), index, bench.judges[index], reduction(bench, step))
+
+
+@st.cache_resource(max_entries=_SOME, show_spinner=False)
+def _pca(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> maps.MapPair:
+    from core.evaluate.drift import probes
+
+    vectors = _judge.documents.vectors
+    return maps.pca_pair(vectors, _reduction, probes(len(vectors), most=3000))
+
+
+def pca(bench: Bench, step: Step, index: int = 0) -> maps.MapPair:
+    return _pca(bench.fingerprint, str(step), index, bench.judges[index], reduction(bench, step))

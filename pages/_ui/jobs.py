@@ -1,0 +1,83 @@
+"""Running work in the sidebar: what, how far, how long, cancel. Nothing here blocks a page."""
+
+from __future__ import annotations
+
+import streamlit as st
+
+from core import jobs
+from core.jobs import Status
+
+
+def start(argv: list[str], label: str) -> Status:
+    """Start (or find) a run and watch it in the sidebar; the same command is never started twice."""
+    job = jobs.start(argv)
+    watched: dict[str, str] = st.session_state.setdefault("watched", {})
+    watched.setdefault(job, label)
+    found = jobs.status(job)
+    assert found is not None
+    return found
+
+
+def look(argv: list[str]) -> Status | None:
+    """How the run of a command stands, without starting it."""
+    return jobs.status(jobs.identity(argv))
+
+
+def again(argv: list[str], label: str) -> None:
+    """Forget a failed or cancelled run and start anew."""
+    st.session_state.setdefault("watched", {})[jobs.start(argv, again=True)] = label
+
+
+def eta(status: Status) -> str:
+    if status.eta is None:
+        return ""
+    return f" · {status.eta:.0f} s left" if status.eta < 90 else f" · {status.eta / 60:.0f} min left"
+
+
+def panel() -> None:
+    """The sidebar's list of runs of this session; it polls only while something runs."""
+    watched: dict[str, str] = st.session_state.setdefault("watched", {})
+    if not watched:
+        return
+    found = {j: jobs.status(j) for j in watched}
+    running = any(s is not None and not s.ended for s in found.values())
+    with st.sidebar:
+        _list = st.fragment(_rows, run_every=1.0 if running else None)
+        _list()
+
+
+def _rows() -> None:
+    watched: dict[str, str] = st.session_state["watched"]
+    finished = False
+    for job, label in list(watched.items()):
+        status = jobs.status(job)
+        if status is None:
+            del watched[job]
+        elif status.state == "running":
+            _running(job, label, status)
+        else:
+            finished = finished or not st.session_state.get(f"seen-{job}", False)
+            st.session_state[f"seen-{job}"] = True
+            _ended(job, label, status)
+    if finished:
+        st.rerun()
+
+
+def _running(job: str, label: str, status: Status) -> None:
+    st.session_state[f"seen-{job}"] = False
+    st.progress(min(1.0, status.share), text=f"**{label}**: {status.what} · {100 * status.share:.0f} %{eta(status)}")
+    if st.button("Cancel", key=f"cancel-{job}", icon=":material/close:", help="Stops now; what is finished is kept."):
+        jobs.cancel(job)
+        st.rerun()
+
+
+def _ended(job: str, label: str, status: Status) -> None:
+    if status.state == "done":
+        del st.session_state["watched"][job]
+        st.toast(f"{label}: done", icon=":material/check:")
+        return
+    words = "cancelled" if status.state == "cancelled" else f"failed. {status.error}"
+    st.warning(f"{label}: {words}", icon=":material/error:")
+    if st.button("Dismiss", key=f"dismiss-{job}"):
+        del st.session_state["watched"][job]
+        st.rerun()

@@ -1,0 +1,90 @@
+"""What the person has chosen, kept across pages and in the URL; and where uploads go."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from core import store
+
+MODELS = {"minilm": "all-MiniLM-L6-v2"}
+DATA = {"sample": "sample (built in)", "python-docs": "python-docs (documentation installed here)"}
+WISHES = {
+    "index": "a smaller index",
+    "model": "a smaller model",
+    "speed": "faster encoding",
+}
+_KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
+_SUFFIXES = {".zip", ".csv", ".tsv", ".jsonl", ".parquet", ".txt"}
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Names only: everything that is computed is found from these."""
+
+    model: str
+    data: str
+    fit_on: str = ""
+    queries: str = ""
+    seed: int = 0
+
+    @property
+    def arguments(self) -> list[str]:
+        """The same as command-line arguments."""
+        out = ["--model", self.model, "--data", self.data, "--seed", str(self.seed)]
+        out += ["--fit-on", self.fit_on] if self.fit_on else []
+        return out + (["--queries", self.queries] if self.queries else [])
+
+
+def kept(key: str, **more: Any) -> dict[str, Any]:
+    """Arguments of a widget whose value survives page switches and stands in the URL."""
+    return {"key": key, **_KEEP, **more}
+
+
+def labels() -> dict[str, str]:
+    """spec -> what the person calls it, for uploads of this session."""
+    found: dict[str, str] = st.session_state.setdefault("labels", {})
+    return found
+
+
+def models() -> dict[str, str]:
+    added: dict[str, str] = st.session_state.setdefault("models", {})
+    return MODELS | added
+
+
+def datasets() -> dict[str, str]:
+    added: dict[str, str] = st.session_state.setdefault("datasets", {})
+    return DATA | added
+
+
+def wanted() -> Choice:
+    """What the pickers say now."""
+    state = st.session_state
+    model, data = state.get("model", "minilm"), state.get("data", "sample")
+    return Choice(
+        model if model in models() else "minilm",
+        data if data in datasets() else "sample",
+        state.get("fit_on_spec", ""),
+        state.get("queries_spec", {}).get(data, ""),
+    )
+
+
+def active() -> Choice:
+    """What is shown: the last choice that was ready (see cache.settle)."""
+    choice: Choice = st.session_state.setdefault("active", Choice("minilm", "sample"))
+    return choice
+
+
+def keep_upload(file: Any, kind: str) -> Path:
+    """Write an upload under a name of our own making (its SHA-256); the person's file name is only ever shown."""
+    data = file.getvalue()
+    suffix = Path(file.name).suffix.lower()
+    suffix = suffix if suffix in _SUFFIXES else ".bin"
+    path = store.home() / "uploads" / hashlib.sha256(data).hexdigest()[:24] / f"{kind}{suffix}"
+    if not path.exists():
+        store.write_atomic(path, data)
+    return path
