@@ -1,5 +1,7 @@
 """Espalier in the browser: the router and nothing else."""
 
+from pathlib import Path
+
 import streamlit as st
 
 from pages._ui import jobs
@@ -13,6 +15,7 @@ pages = [
     st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:"),
 ]
 page = st.navigation(pages)
+st.html(Path("assets/style.html"))
 st.logo("assets/logo.svg", size="large")
 jobs.panel()
 page.run()

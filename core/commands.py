@@ -12,6 +12,7 @@ from typing import Any
 import yaml
 
 from core import export, pipeline, registry, report
+from core.encoders import open_model
 from core.errors import InputError, PlanError
 from core.export.proof import time_model
 from core.plan import Step, parse
@@ -28,6 +29,9 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
         recorder = Recorder(Path(args.job))
         return recorder.keep(lambda: _COMMANDS[args.command](args, recorder.progress))
     return _COMMANDS[args.command](args, _Line())
+
+
+FORMATS = ("sentence-transformers", "vectors")
 
 
 class _Line:
@@ -80,15 +84,23 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     registry.resolve(plan, args.seed)
     if args.rescore < 0:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
-    bench = _bench(args, progress)
-    out = Path(args.out) if args.out else None
+    out = Path(args.out).expanduser() if args.out else None
     if out:
-        export.check_destination(out, bench.model.path, bench.model.folder_bytes)
+        _check_out(out, args.model, progress)
+    bench = _bench(args, progress)
     cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress)
     answer = report.plain(report.pruning(bench, cut, args.seed))
     if out:
         _export(bench, cut, answer, request, out, args.zip, progress)
     return dict(report.plain(answer))
+
+
+def _check_out(out: Path, model: str, progress: Progress) -> None:
+    """Refuse a destination before any work: neither the folder that was named nor the clean copy is written over."""
+    info = open_model(model, progress)
+    for source in (Path(model).expanduser(), info.path):
+        if source.exists():
+            export.check_destination(out, source, info.folder_bytes)
 
 
 def _export(
@@ -112,6 +124,8 @@ def _export(
         done |= {"zip": str(archive), "zip_bytes": archive.stat().st_size}
     answer["export"] = done
     answer["after"]["model"]["folder_bytes"] = done["bytes"]
+    if request["format"] != "vectors":
+        answer["after"]["model"]["bytes"] = sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 
 def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -162,17 +176,28 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise InputError(f"recipe {path} is no YAML file. Give a recipe.yaml that Espalier wrote") from e
     if not isinstance(recipe, dict) or "plan" not in recipe or recipe.get("espalier") != 1:
         raise InputError(f"recipe {path} is not one of ours (no `espalier: 1` and `plan`). Export one from the app")
+    form = recipe.get("format", FORMATS[0])
+    if form not in FORMATS:
+        raise InputError(f"recipe {path}: format {form!r} is none of {', '.join(FORMATS)}. Correct it")
+    queries = recipe.get("queries")
     args = argparse.Namespace(
         command="prune", model=str(recipe.get("model", "minilm")), data=_names(recipe, "data") or ["sample"],
-        fit_on=_names(recipe, "fit_on"), queries=recipe.get("queries"), split=str(recipe.get("split", "test")),
-        limit=recipe.get("limit"), seed=int(recipe.get("seed", 0)), plan=str(recipe["plan"]), out=args.out,
-        rescore=int(recipe.get("rescore") or 0), format=str(recipe.get("format", "sentence-transformers")), zip=False,
+        fit_on=_names(recipe, "fit_on"), queries=None if queries is None else str(queries),
+        split=str(recipe.get("split", "test")), limit=_whole(recipe, "limit"), seed=_whole(recipe, "seed") or 0,
+        plan=str(recipe["plan"]), out=args.out, rescore=_whole(recipe, "rescore") or 0, format=form, zip=False,
     )  # fmt: skip
     answer = prune(args, progress)
     wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
     if wanted and wanted != got:
         answer["notes"].append(f"the model is not the one of the recipe: fingerprint {got}, not {wanted}")
     return answer
+
+
+def _whole(recipe: dict[str, Any], key: str) -> int | None:
+    value = recipe.get(key)
+    if value is not None and type(value) is not int:
+        raise InputError(f"recipe: {key}={value!r} is no whole number. Correct it, or leave it out")
+    return value
 
 
 def _names(recipe: dict[str, Any], key: str) -> list[str]:

@@ -94,11 +94,13 @@ def retention_of(
     with np.errstate(divide="ignore", invalid="ignore"):
         ratios = pairs[:, 1] / pairs[:, 0]
     good = ratios[np.isfinite(ratios)]
-    if before == after:
+    change = (pairs[:, 1] - pairs[:, 0])[np.isfinite(pairs).all(axis=1)]
+    if not np.isfinite([before, after]).all():
+        p = float("nan")  # not defined, so neither is its change
+    elif before == after:
         p = 1.0
     else:
-        below = min((pairs[:, 1] <= pairs[:, 0]).sum(), (pairs[:, 1] >= pairs[:, 0]).sum())
-        p = min(1.0, 2.0 * float(below + 1) / (draws + 1))
+        p = min(1.0, 2.0 * float(min((change <= 0).sum(), (change >= 0).sum()) + 1) / (len(change) + 1))
     low, high = np.quantile(good, [0.025, 0.975]) if len(good) else (np.nan, np.nan)
     ratio = after / before if before else float("nan")
     return Retention(before, after, ratio, float(low), float(high), p, n, 0, 0, 0)

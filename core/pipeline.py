@@ -187,15 +187,17 @@ def outside_curve(
     dealt = np.random.default_rng(bench.seed).permutation(len(task)) % max(folds, 1)
     row_of = {text: i for i, text in enumerate(bench.fit.full)}
     fit_row = np.array([row_of.get(t, -1) for t in judge.dataset.documents.full], np.int64)
+    asking = [np.flatnonzero(dealt == fold) for fold in range(folds)]
+    seen = [fit_row[task.columns[np.unique(task.only(mine).judged)]] for mine in asking]
+    seen = [np.unique(rows[rows >= 0]) for rows in seen]
+    if not folds or any(len(bench.fit) - len(rows) < 2 for rows in seen):
+        return None  # so few texts that nothing is left to fit on without them
     context = bench.context(card, progress)
     parts: dict[str, NDArray[np.float64]] = {}
     kept: tuple[int, ...] = ()
-    for fold in range(folds):
+    for fold, (mine, rows) in enumerate(zip(asking, seen, strict=True)):
         progress("fitting without the judged documents", fold, folds)
-        mine = np.flatnonzero(dealt == fold)
-        judged = task.only(mine).judged
-        seen = fit_row[task.columns[np.unique(judged)]]
-        part = curve(judge, rank(_without(context, seen[seen >= 0]), step), ratios, only=mine)
+        part = curve(judge, rank(_without(context, rows), step), ratios, only=mine)
         kept = part.kept
         for m, v in part.values.items():
             parts.setdefault(m, np.zeros((len(ratios), len(task))))[:, mine] = v
@@ -210,12 +212,15 @@ def _without(context: FitContext, rows: NDArray[np.int64]) -> FitContext:
         raise PlanError("too few documents are left to fit on: choose other texts with --fit-on")
     new_row = np.cumsum(stays) - 1
     asked = stays[context.owners]
+    lent = np.zeros(0, np.int64) if context.pair_owners is None else context.pair_owners
+    pairs = None if context.pairs is None else (context.pairs[0][stays[lent]], context.pairs[1][stays[lent]])
     return replace(
         context,
         documents=context.documents[stays],
         pseudo_queries=context.pseudo_queries[asked],
         owners=new_row[context.owners[asked]],
-        pairs=None if context.pairs is None else context.pairs,
+        pairs=pairs,
+        pair_owners=new_row[lent[stays[lent]]],
     )
 
 
@@ -321,7 +326,9 @@ def judge_cut(
         if rescore and judge.task is not None:
             stages[judge.name] = two_stage(judge, reduction, rescore)
     first = bench.judges[0].documents.vectors
-    shift = moved.drift(first, apply(reduction, first), metrics=(bench.model.metric, reduction.metric), seed=seed)
+    asked = apply(reduction, first, "query")
+    metrics = (bench.model.metric, reduction.metric)
+    shift = moved.drift(first, apply(reduction, first), asked=asked, metrics=metrics, seed=seed)
     notes = (*bench_notes(bench), *ranking.notes)
     return Cutting(
         plan, resolved, reduction, tuple(before), tuple(after), kept, chance, outside, shift, stages, spreads, notes
@@ -369,7 +376,8 @@ def bench_notes(bench: Bench) -> tuple[str, ...]:
     if bench.small and bench.inside:
         out.append(
             f"{len(bench.fit):,} documents for {bench.model.dimension} dimensions is fewer than 10 each: a fitted "
-            "basis may overfit. `outside_fit` judges each query by a fit that never saw its relevant documents."
+            "basis may overfit. Where there are enough, `outside_fit` judges each query by a fit that never saw its "
+            "relevant documents."
         )
     return tuple(out)
 

@@ -19,7 +19,7 @@ from core.errors import PlanError
 Value = bool | int | float | str
 _NAME = re.compile(r"[a-z]+(?:/[a-z0-9-]+)?")
 _OPTION = re.compile(r"([a-z_]+)=([\w.:+\-]+)")
-_INT = re.compile(r"[+-]?\d+")
+_INT = re.compile(r"[+-]?\d{1,18}")
 
 
 @dataclass(frozen=True)
@@ -29,16 +29,25 @@ class Cut:
     ratio: float | None = None
     keep: int | None = None
 
-    def count(self, units: int) -> int:
-        """Units kept of `units`: max(1, floor(units * (1 - ratio) + 0.5)), or `keep` itself."""
+    def check(self) -> None:
+        """Raise PlanError where no number of units could make sense of this cut."""
         if (self.ratio is None) == (self.keep is None):
             raise PlanError("a cut needs exactly one of ratio= and keep=; write e.g. ratio=0.5")
+        for key, value in (("ratio", self.ratio), ("keep", self.keep)):
+            if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
+                raise PlanError(f"{key}={_write(value)} is no number: write e.g. ratio=0.5 or keep=128")
+        if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
+            raise PlanError(f"ratio={self.ratio} is outside [0, 1): the pruning ratio is the fraction removed")
+        if self.keep is not None and not (isinstance(self.keep, int) and self.keep >= 1):
+            raise PlanError(f"keep={self.keep} should be a whole number of units, 1 or more; write e.g. keep=128")
+
+    def count(self, units: int) -> int:
+        """Units kept of `units`: max(1, floor(units * (1 - ratio) + 0.5)), or `keep` itself."""
+        self.check()
         if self.ratio is not None:
-            if not (isinstance(self.ratio, int | float) and 0.0 <= self.ratio < 1.0):
-                raise PlanError(f"ratio={self.ratio} is outside [0, 1): the pruning ratio is the fraction removed")
             return max(1, math.floor(units * (1.0 - self.ratio) + 0.5))
         assert self.keep is not None
-        if isinstance(self.keep, bool) or not isinstance(self.keep, int) or not 1 <= self.keep <= units:
+        if self.keep > units:
             raise PlanError(f"keep={self.keep} is outside 1..{units}: there are {units} units to keep")
         return self.keep
 

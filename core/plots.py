@@ -68,7 +68,8 @@ def curves(found: Study, others: Mapping[str, Study], labels: Mapping[str, str],
         {"type": "line", "x0": x[mark], "x1": x[mark], "y0": 0, "y1": 1, "yref": "paper",
          "line": {"color": FLOOR, "width": 1.4, "dash": "dot"}},
     ]  # fmt: skip
-    low = max(0.0, min(100 * float(np.nanmin(chance)), 60.0))
+    here_y = 100 * float(b.ratio[index])
+    low = 50.0 if not here_y < 55 else max(0.0, here_y - 10)
     notes = [{"x": x[mark], "y": 1.0, "yref": "paper", "text": f"▲ meets your {100 * floor:.0f} %", "showarrow": False,
               "xanchor": "right" if x[mark] > 50 else "left", "yanchor": "bottom", "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
     return _figure(
@@ -93,22 +94,22 @@ def _line(x: Sequence[float], y: NDArray[np.float64], name: str, color: str, wid
 
 def meter(rows: Sequence[tuple[str, str, float]]) -> Any:
     """The honest meter: what is left of each cost, as a share of the unpruned model's. Rows: label, words, share."""
-    labels = [r[0] for r in rows][::-1]
-    shares = [100 * r[2] for r in rows][::-1]
-    words = [r[1] for r in rows][::-1]
+    places = list(range(len(rows)))[::-1]
+    shares = [100 * r[2] for r in rows]
+    grey = "rgba(128,138,132,0.5)"
+    base = {"type": "bar", "orientation": "h", "y": places, "width": 0.26, "hoverinfo": "skip"}
     data = [
-        {"type": "bar", "orientation": "h", "y": labels, "x": [100.0] * len(rows), "hoverinfo": "skip",
-         "marker": {"color": "rgba(128,138,132,0.18)"}},
-        {"type": "bar", "orientation": "h", "y": labels, "x": shares, "text": words, "textposition": "inside",
-         "insidetextanchor": "start", "textangle": 0, "constraintext": "none", "cliponaxis": False,
-         "textfont": {"size": 12}, "marker": {"color": [CHOSEN if s < 99.5 else "rgba(128,138,132,0.55)" for s in shares]},
-         "hovertemplate": "%{y}: %{x:.0f} % of the unpruned<extra></extra>"},
-    ]  # fmt: skip
+        base | {"x": [100.0] * len(rows), "marker": {"color": "rgba(128,138,132,0.18)"}},
+        base | {"x": shares, "marker": {"color": [CHOSEN if s < 99.5 else grey for s in shares]}},
+    ]
+    words = [
+        {"x": 0, "y": y + 0.36, "text": f"{label}: <b>{text}</b>", "showarrow": False, "xanchor": "left", "font": {"size": 13}}
+        for (label, text, _), y in zip(rows, places, strict=True)
+    ]
     return _figure(
-        data, "", 46 * len(rows) + 20, barmode="overlay", bargap=0.35,
-        margin={"l": 4, "r": 4, "t": 4, "b": 4},
-        xaxis={"visible": False, "range": [0, max(100.0, *shares)]},
-        yaxis={"automargin": True},
+        data, "", 44 * len(rows) + 16, barmode="overlay", annotations=words, margin={"l": 2, "r": 2, "t": 4, "b": 2},
+        xaxis={"visible": False, "range": [0, max(100.0, *shares)], "fixedrange": True},
+        yaxis={"visible": False, "range": [-0.35, len(rows) - 0.3], "fixedrange": True},
     )  # fmt: skip
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from core import data
 from core.encoders import ModelInfo, Role, embed, open_model
 from core.encoders import missing as count_missing
+from core.errors import InputError
 from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
 from core.methods.base import TEN, Card
 from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Texts, digest, quiet
@@ -82,6 +83,8 @@ class Bench:
 
     def context(self, card: Card, progress: Progress = quiet) -> FitContext:
         """What a method of this card may learn from; texts it needs beyond the documents are embedded now."""
+        if not len(self.fit):
+            raise InputError("no text is left to learn from: give at least two texts, or name others with --fit-on")
         empty = np.zeros((0, self.model.dimension), np.float32)
         context = FitContext(
             self.fit_vectors.vectors, empty, np.zeros(0, np.int64), None, self.fit_vectors.metric, self.prior, progress
@@ -92,7 +95,8 @@ class Bench:
                 context, pseudo_queries=embed(self.model, asked, "query", progress).vectors, owners=owners
             )
         if card.learns_from == "title-body pairs":
-            context = replace(context, pairs=self._pairs(progress))
+            rows = np.asarray(_titled(self.fit), np.int64)
+            context = replace(context, pairs=self._pairs(progress), pair_owners=rows)
         return context
 
     def _pairs(self, progress: Progress) -> tuple[Floats, Floats] | None:
@@ -134,9 +138,14 @@ def pseudo_queries(texts: Texts) -> tuple[list[str], Ints]:
     return asked, np.asarray(owners, np.int64)
 
 
+def _titled(texts: Texts) -> list[int]:
+    """The rows that lend a pair of title and body."""
+    return [i for i in _chosen(texts, _PAIRS) if texts.titles and len(texts.titles[i].split()) >= 2]
+
+
 def title_body_pairs(texts: Texts) -> tuple[list[str], list[str]]:
     """(titles, first 80 words of the text without its title), for texts that have both."""
-    rows = [i for i in _chosen(texts, _PAIRS) if texts.titles and len(texts.titles[i].split()) >= 2]
+    rows = _titled(texts)
     return [texts.titles[i] for i in rows], [" ".join(texts.texts[i].split()[:_BODY_WORDS]) for i in rows]
 
 

@@ -80,6 +80,7 @@ def resolve(plan: Plan, seed: int | None = None) -> Plan:
             raise PlanError(f"{step.name} needs a cut: write ratio=0.5 (the fraction removed) or keep=128")
         if cut.ratio is not None and cut.keep is not None:
             raise PlanError(f"{step.name} has both ratio= and keep=: write one of them")
+        cut.check()
         written = dict(step.options)
         options: list[tuple[str, Value]] = [(k, written[k]) for k in _CUT if k in written]
         for f in fields(method):

@@ -9,6 +9,7 @@ from typing import Any
 from core.compare import Slice, length_bands, slices
 from core.encoders import ModelInfo
 from core.evaluate import cost
+from core.evaluate.drift import Drift
 from core.pipeline import Curve, Cutting, figures
 from core.prepare import Bench, Judge
 from core.types import Measurement, Reduction
@@ -104,7 +105,7 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
         "outside_fit": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.outside.items()},
         "seed_spread": _pairs(cut.spread),
         "two_stage": cut.two_stage,
-        "drift": cut.drift.summary,
+        "drift": _drift(cut.drift),
         "slices": {j.name: [s.__dict__ for s in sliced(bench.judges[i], cut.before[i], cut.after[i])[:12]]
                    for i, j in enumerate(bench.judges)},
         "speedup": {"measured": None, "ideal": 1.0, "flops_ratio": 1.0},
@@ -112,6 +113,11 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
         "notes": list(cut.notes),
         "export": None,
     }  # fmt: skip
+
+
+def _drift(found: Drift) -> dict[str, float]:
+    """`neighbour_overlap@10` always stands there; with fewer neighbours the key of the true k stands beside it."""
+    return {"neighbour_overlap@10": found.summary[f"neighbour_overlap@{found.k}"], **found.summary}
 
 
 def _pairs(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, Any]:

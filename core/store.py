@@ -11,7 +11,9 @@ import contextlib
 import hashlib
 import json
 import os
+import re
 import shutil
+import time
 import uuid
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -46,11 +48,16 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
+def _unfinished(path: Path, kind: str) -> Path:
+    """A hidden name beside `path` that says whose it is, so that `sweep_partials` knows whether its maker lives."""
+    return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
+
+
 def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name[:40]}.{uuid.uuid4().hex[:8]}.tmp")
+        temporary = _unfinished(path, "tmp")
         try:
             with temporary.open("wb") as f:
                 f.write(data)
@@ -74,21 +81,27 @@ def new_folder(target: Path) -> Iterator[Path]:
     target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = target.parent / f".{target.name[:60]}.{uuid.uuid4().hex[:8]}.tmp"
+        temporary = _unfinished(target, "tmp")
         temporary.mkdir()
     except OSError as e:
         raise InputError(f"cannot write to {target.parent}: {e.strerror}. Choose another folder with --out.") from e
     try:
         yield temporary
-        hashes = {str(p.relative_to(temporary)): sha256(p) for p in sorted(temporary.rglob("*")) if p.is_file()}
+        files = [p for p in sorted(temporary.rglob("*")) if p.is_file() and p != temporary / MANIFEST]
+        hashes = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
         (temporary / MANIFEST).write_text(json.dumps({"version": 1, "files": hashes}, indent=1), encoding="utf-8")
         for p in temporary.rglob("*"):
             _sync(p)
         _sync(temporary)
-        old = target.parent / f".{target.name[:60]}.{uuid.uuid4().hex[:8]}.old"
+        old = _unfinished(target, "old")
         if target.exists():
             target.rename(old)
-        temporary.rename(target)
+        try:
+            temporary.rename(target)
+        except OSError:
+            if old.exists():
+                old.rename(target)
+            raise
         _sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
@@ -142,10 +155,28 @@ def get_arrays(key: str) -> dict[str, NDArray[Any]] | None:
 
 
 def sweep_partials() -> int:
-    """Remove what a killed process left behind in our folder; returns how many entries went."""
+    """Remove what a killed process left behind in our folder; returns how many entries went.
+
+    What a living process is still writing stays.
+    """
     gone = 0
     for pattern in ("**/.*.tmp", "**/.*.old"):
         for path in list(home().glob(pattern)):
-            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-            gone += 1
+            if not _in_use(path):
+                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+                gone += 1
     return gone
+
+
+def _in_use(path: Path) -> bool:
+    """Whether the process named in a temporary name lives; where none is named, whether it is under an hour old."""
+    named = re.search(r"\.(\d+)-[0-9a-f]{8}\.\w+$", path.name)
+    try:
+        if named is None:
+            return time.time() - path.stat().st_mtime < 3600
+        os.kill(int(named[1]), 0)
+    except PermissionError:
+        return True
+    except OSError:
+        return False
+    return True

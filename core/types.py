@@ -153,6 +153,7 @@ class FitContext:
     pseudo_queries  (m, d) embeddings of titles and single sentences of those texts: they stand in for queries
     owners          (m,) the row of `documents` each pseudo-query was taken from (it never retrieves itself)
     pairs           (p, d) titles and (p, d) the bodies without them, or None where the texts have no titles
+    pair_owners     (p,) the row of `documents` each pair was taken from
     """
 
     documents: Floats
@@ -162,6 +163,7 @@ class FitContext:
     metric: Metric = "cosine"
     prior: Prior | None = None
     progress: Progress = quiet
+    pair_owners: Ints | None = None
 
     @cached_property
     def fingerprint(self) -> str:

@@ -14,10 +14,10 @@ from typing import Any
 
 import numpy as np
 import pytest
-from tiny_models import ARCHITECTURES, WIDTH, tiny_model
 
 from core.errors import ModelRefused
 from core.gate import Limits, check_config, check_weights, clean_copy, notes, unzip_safely, valid_hub_id
+from tests.tiny_models import ARCHITECTURES, WIDTH, tiny_model
 
 TEXTS = ["the cat sat on the mat", "a dog ran under the tree", "zebra"]
 LAYER = "encoder.layer.1.output.dense.weight"

@@ -23,10 +23,10 @@ ROOT = Path(__file__).parents[1]
 D = 32
 
 
-def clustered(n: int, d: int = D, seed: int = 0) -> Floats:
-    """Unit vectors around five centres."""
+def docs(n: int, d: int = D, seed: int = 0) -> Floats:
+    """Unit vectors on a smooth sheet of six hidden dimensions, a little noise: a graph in one part."""
     rng = np.random.default_rng(seed)
-    x = rng.normal(size=(5, d))[np.arange(n) % 5] + 0.5 * rng.normal(size=(n, d))
+    x = rng.normal(size=(n, 6)) @ rng.normal(size=(6, d)) + 0.2 * rng.normal(size=(n, d))
     return (x / np.linalg.norm(x, axis=1, keepdims=True)).astype(np.float32)
 
 
@@ -110,7 +110,7 @@ def test_rows_are_all_or_a_seeded_sample():
 
 
 def test_pca_pair_is_deterministic_and_its_key_names_the_content():
-    x = clustered(60)
+    x = docs(60)
     x.flags.writeable = False
     one, two = (pca_pair(x, cut(8), rows_of(x)) for _ in range(2))
     assert np.array_equal(one.before, two.before)
@@ -125,7 +125,7 @@ def test_pca_pair_is_deterministic_and_its_key_names_the_content():
 
 
 def test_pca_pair_keeps_its_signs_when_rows_change_places():
-    x = clustered(60)
+    x = docs(60)
     order = np.random.default_rng(0).permutation(60)
     one, two = pca_pair(x, cut(8), rows_of(x)), pca_pair(x, cut(8), order)
     np.testing.assert_allclose(two.before, one.before[order], atol=1e-5)
@@ -133,7 +133,7 @@ def test_pca_pair_keeps_its_signs_when_rows_change_places():
 
 
 def test_pca_before_is_the_best_plane():
-    x = clustered(60)
+    x = docs(60)
     before = pca_pair(x, cut(8), rows_of(x)).before
     strongest = np.linalg.svd(x - x.mean(axis=0), compute_uv=False)[:2]
     np.testing.assert_allclose(np.linalg.norm(before, axis=0), strongest, rtol=1e-4)
@@ -141,7 +141,7 @@ def test_pca_before_is_the_best_plane():
 
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_nothing_cut_and_nothing_but_a_rotation_move_nothing_on_a_pca(metric):
-    x = clustered(60) * (1 if metric == "cosine" else 3)
+    x = docs(60) * (1 if metric == "cosine" else 3)
     assert pca_pair(x, cut(D, metric=metric), rows_of(x)).moved == 0.0
     turned = replace(cut(D - 1, metric=metric), kept=np.arange(D), basis=cut(D - 1).basis)
     whole = np.linalg.qr(np.random.default_rng(2).normal(size=(D, D)))[0].astype(np.float32)
@@ -149,7 +149,7 @@ def test_nothing_cut_and_nothing_but_a_rotation_move_nothing_on_a_pca(metric):
 
 
 def test_a_vector_that_is_not_finite_is_named():
-    x = clustered(20)
+    x = docs(20)
     x[7, 3] = np.nan
     for make in (lambda: pca_pair(x, cut(8), rows_of(x)), lambda: umap_pair(x, cut(8)), lambda: cached_umap(x, cut(8))):
         with pytest.raises(InputError, match="vector 8 is not finite"):
@@ -158,11 +158,11 @@ def test_a_vector_that_is_not_finite_is_named():
 
 FEW = {
     "no rows": np.zeros((0, D), np.float32),
-    "one row": clustered(1),
-    "four rows": clustered(4),
-    "all the same": np.repeat(clustered(1), 40, axis=0),
+    "one row": docs(1),
+    "four rows": docs(4),
+    "all the same": np.repeat(docs(1), 40, axis=0),
     "all zero": np.zeros((40, D), np.float32),
-    "four different": np.tile(clustered(4), (10, 1)),
+    "four different": np.tile(docs(4), (10, 1)),
 }
 
 
@@ -183,7 +183,7 @@ def test_too_few_different_documents_fall_back_to_pca_and_say_so(name, metric):
 
 
 def test_one_kept_dimension_under_cosine_is_two_points_and_a_pca():
-    pair = umap_pair(clustered(40), cut(1))
+    pair = umap_pair(docs(40), cut(1))
     assert pair.kind == "pca"
     assert "only 2 different vectors" in pair.notes[0]
 
@@ -191,13 +191,13 @@ def test_one_kept_dimension_under_cosine_is_two_points_and_a_pca():
 # ---- UMAP (one import and compilation for all of these) --------------------------------------------------------
 
 SEED = 5
-SIX = np.repeat(clustered(6), 8, axis=0)  # six different vectors, eight times each
+SIX = np.repeat(docs(6), 8, axis=0)  # six different vectors, eight times each
 
 
 @pytest.fixture(scope="module")
 def same() -> MapPair:
     """The pair of a cut that removes nothing."""
-    x = clustered(150)
+    x = docs(400)
     assert cached_umap(x, cut(D), SEED) is None
     return umap_pair(x, cut(D), seed=SEED)
 
@@ -205,13 +205,13 @@ def same() -> MapPair:
 def test_identical_vectors_move_no_more_than_the_noise_floor(same):
     assert same.kind == "umap"
     assert 0 < same.noise < 0.5
-    assert same.moved <= 1.5 * same.noise
+    assert same.moved <= 2 * same.noise  # one draw each of the same chance
     assert same.moved == movement(same.before, same.after)
     assert same.notes == ()
 
 
 def test_a_real_cut_moves_more_than_the_noise_and_lays_out_once_only(same):
-    x = clustered(150)
+    x = docs(400)
     seen, progress = counter()
     hard = umap_pair(x, cut(2), seed=SEED, progress=progress)
     assert seen == [("UMAP", 0, 1), ("UMAP", 1, 1)]  # the layout before the cut, and its noise, were there
@@ -222,7 +222,7 @@ def test_a_real_cut_moves_more_than_the_noise_and_lays_out_once_only(same):
 
 
 def test_the_second_call_imports_no_umap_and_answers_the_same(same, tmp_path):
-    np.save(tmp_path / "x.npy", clustered(150))
+    np.save(tmp_path / "x.npy", docs(400))
     np.save(tmp_path / "after.npy", same.after)
     code = f"""
 import sys; sys.modules["umap"] = None
@@ -251,7 +251,7 @@ def _environment() -> dict[str, str]:
 def test_the_same_seed_gives_the_same_map_from_nothing(same, tmp_path, monkeypatch):
     monkeypatch.setenv("ESPALIER_HOME", str(tmp_path))
     seen, progress = counter()
-    fresh = umap_pair(clustered(150), cut(D), seed=SEED, progress=progress)
+    fresh = umap_pair(docs(400), cut(D), seed=SEED, progress=progress)
     assert [done for _, done, _ in seen] == [0, 1, 2, 3]
     assert np.array_equal(fresh.before, same.before)
     assert np.array_equal(fresh.after, same.after)
@@ -259,16 +259,16 @@ def test_the_same_seed_gives_the_same_map_from_nothing(same, tmp_path, monkeypat
 
 
 def test_a_sample_is_stated_and_its_rows_are_those_laid_out(same):
-    x = clustered(150)
+    x = docs(400)
     pair = umap_pair(x, cut(8), seed=SEED, most=40)
-    assert pair.notes == ("40 of 150 documents are shown: a seeded sample",)
-    assert np.array_equal(pair.rows, sample_rows(150, SEED, 40))
+    assert pair.notes == ("40 of 400 documents are shown: a seeded sample",)
+    assert np.array_equal(pair.rows, sample_rows(400, SEED, 40))
     assert pair.before.shape == pair.after.shape == (40, 2)
     assert cached_umap(x, cut(8), SEED, 40) is not None
     assert cached_umap(x, cut(8), SEED, 41) is None
 
 
-@pytest.mark.parametrize("x", [clustered(n) for n in (5, 6, 15, 16)] + [SIX], ids=["5", "6", "15", "16", "six"])
+@pytest.mark.parametrize("x", [docs(n) for n in (5, 6, 15, 16)] + [SIX], ids=["5", "6", "15", "16", "six"])
 def test_fewer_rows_than_neighbours_are_clamped(same, x):
     pair = umap_pair(x, cut(8))
     assert pair.kind == "umap"
@@ -278,7 +278,7 @@ def test_fewer_rows_than_neighbours_are_clamped(same, x):
 
 
 def test_zero_vectors_have_a_place(same):
-    x = clustered(40)
+    x = docs(40)
     x[::4] = 0
     assert np.isfinite(umap_pair(x, cut(8)).after).all()
 
@@ -290,7 +290,7 @@ def test_a_cancel_is_heard_between_layouts(same, tmp_path, monkeypatch):
         if done == 2:
             raise Cancelled
 
-    x = clustered(30)
+    x = docs(30)
     with pytest.raises(Cancelled):
         umap_pair(x, cut(8), progress=stop)
     assert cached_umap(x, cut(8)) is None

@@ -81,11 +81,12 @@ def cka(before: Floats, after: Floats) -> float:
 
 def drift(
     before: Floats, after: Floats, *, metrics: tuple[Metric, Metric] = ("cosine", "cosine"),
-    near: Judgements | None = None, seed: int = 0, most: int = PROBES, k: int = 10,
+    near: Judgements | None = None, asked: Floats | None = None, seed: int = 0, most: int = PROBES, k: int = 10,
 ) -> Drift:  # fmt: skip
-    """All three, on seeded probes. `near` (from `neighbours`) may be passed where it is known already."""
+    """All three, on seeded probes. `near` (from `neighbours`) may be passed where it is known already; `asked` are
+    the same documents as the query side maps them, where it has a map of its own."""
     rows = probes(len(before), seed, most) if near is None else near.columns[near.own]
     near = neighbours(before, rows, metrics[0], k) if near is None else near
-    moved = overlap(near, after[rows], after, [after.shape[1]], metrics[1])[0]
+    moved = overlap(near, (after if asked is None else asked)[rows], after, [after.shape[1]], metrics[1])[0]
     k = int(near.pointer[1]) if len(near) else k
     return Drift(rows, moved, aligned_cosine(before[rows], after[rows]), cka(before[rows], after[rows]), k)

@@ -28,6 +28,7 @@ from core.types import Floats, Ints, Metric
 
 _STEP = 1e-6  # scores are rounded to this before they are ranked
 _NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
+_AXES = 64  # axes added up in one product: more at a time gather more rounding than _NOISE
 _QUERIES, _DOCUMENTS = 64, 4096  # a tile of scores: small enough to stay in a core's cache
 
 
@@ -107,15 +108,17 @@ def from_neighbours(
     """The k nearest documents of every query in these vectors, as binary judgements (*agreement*).
 
     own (q,) is the document row of a query that is a document itself, else -1: it never retrieves itself.
-    k is clamped to the documents there are.
+    k is clamped to the documents there are; with none to find, no query is judged.
     """
     columns = column_order(document_ids)
     inverse = np.empty(len(columns), np.int64)
     inverse[columns] = np.arange(len(columns))
     own_columns = np.where(own >= 0, inverse[own], -1)
     k = min(k, len(document_ids) - int((own >= 0).any()))
+    if k < 1:
+        return Judgements(_ints([]), columns, _ints([0]), _ints([]), np.zeros(0), _ints([]))
     ordered = documents[columns]
-    found = np.empty((len(queries), max(k, 0)), np.int64)
+    found = np.empty((len(queries), k), np.int64)
     for start in range(0, len(queries), 256):
         block = slice(start, start + 256)
         scores = similarity(queries[block], ordered, metric)
@@ -123,7 +126,7 @@ def from_neighbours(
         scores[np.flatnonzero(mine >= 0), mine[mine >= 0]] = -np.inf
         for i, row in enumerate(scores):
             found[start + i] = top(row, k)
-    pointer = np.arange(len(queries) + 1) * max(k, 0)
+    pointer = np.arange(len(queries) + 1) * k
     grades = np.ones(found.size)
     return Judgements(_ints(np.arange(len(queries))), columns, _ints(pointer), found.ravel(), grades, own_columns)
 
@@ -138,7 +141,10 @@ def similarity(queries: Floats, documents: Floats, metric: Metric) -> Floats:
     """(q, n) serving scores: cosine, or the plain dot product."""
     if metric == "cosine":
         queries, documents = unit(queries), unit(documents)
-    return np.asarray(queries @ documents.T)
+    out = np.zeros((len(queries), len(documents)), np.float32)
+    for a in range(0, documents.shape[1], _AXES):
+        out += queries[:, a : a + _AXES] @ documents[:, a : a + _AXES].T
+    return out
 
 
 def top(scores: Floats, k: int) -> Ints:
@@ -147,7 +153,7 @@ def top(scores: Floats, k: int) -> Ints:
     if k <= 0:
         return np.zeros(0, np.int64)
     edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-    noise = _NOISE * max(1.0, abs(float(edge))) if np.isfinite(edge) else _NOISE
+    noise = _NOISE * max(1.0, float(scores.max()), -float(edge) if np.isfinite(edge) else 0.0)
     candidates = np.flatnonzero(scores >= edge - 2 * (_STEP + noise))
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     found = scores[candidates].astype(np.float64)
@@ -175,8 +181,8 @@ def ranks(
     edges = _ints([0, *cuts])
     q = np.ascontiguousarray(queries[task.query_rows], np.float32)
     d = np.ascontiguousarray(documents[task.columns].T, np.float32)  # (d, n): a block of axes is a block of rows
-    lengths = _lengths(q.T, edges), _lengths(d, edges)
-    work = _Work(task, q, d, *(_scales(v, metric) for v in lengths), *lengths, edges)
+    lq, ld = _lengths(q.T, edges), _lengths(d, edges)
+    work = _Work(task, q, d, _scales(lq, metric), _scales(ld, metric), lq, ld, edges)
     out = np.ones((len(cuts), len(task.judged)), np.int64)
     blocks = [slice(a, min(a + _QUERIES, len(q))) for a in range(0, len(q), _QUERIES)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
@@ -216,8 +222,9 @@ class _Work:
         total = np.zeros((rows.stop - rows.start, d.shape[1]), np.float32)
         part = np.empty_like(total)
         for cut, (a, b) in enumerate(itertools.pairwise(self.edges)):
-            if b > a:
-                np.matmul(self.q[rows, a:b], d[a:b], out=part)
+            for start in range(a, b, _AXES):
+                axes = slice(start, min(start + _AXES, b))
+                np.matmul(self.q[rows, axes], d[axes], out=part)
                 total += part
             yield cut, total
 

@@ -43,16 +43,32 @@ def check_destination(out: Path, source: Path, needed: int) -> None:
     target = out.expanduser().resolve()
     if target == source.resolve() or source.resolve() in target.parents or target in source.resolve().parents:
         raise InputError(f"--out {out} is the loaded model's own folder or holds it: choose another folder")
-    if target.exists() and not target.is_dir():
-        raise InputError(f"--out {out} is a file: choose a folder")
-    if target.is_dir() and any(target.iterdir()) and not (target / MANIFEST).exists():
-        raise InputError(f"--out {out} is a folder with other files in it: choose a new one, nothing is overwritten")
-    parent = next(p for p in (target, *target.parents) if p.exists())
-    free = shutil.disk_usage(parent).free
+    try:
+        parent = next(p for p in (target, *target.parents) if p.exists())
+        if not parent.is_dir():
+            raise InputError(f"--out {out}: {parent} is a file: choose a folder")
+        foreign = _foreign(target) if parent == target else ""
+        free = shutil.disk_usage(parent).free
+    except OSError as e:
+        raise InputError(f"--out {str(out)[:200]} cannot be used: {e.strerror}. Choose another folder.") from e
+    if foreign:
+        raise InputError(
+            f"--out {out} is a folder with other files in it ({foreign}): choose a new one, nothing is overwritten"
+        )
     if free < 2 * needed:
         raise InputError(
             f"--out {out}: {free / 1e6:,.0f} MB free, about {2 * needed / 1e6:,.0f} MB needed. Free space or choose another disk."
         )
+
+
+def _foreign(folder: Path) -> str:
+    """The first file that no export of ours lists, or "": an older export may be replaced, nothing else."""
+    try:
+        ours = {MANIFEST, *json.loads((folder / MANIFEST).read_text(encoding="utf-8"))["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        ours = set()
+    found = (p.relative_to(folder).as_posix() for p in sorted(folder.rglob("*")) if not p.is_dir())
+    return next((name for name in found if name not in ours), "")
 
 
 def export_model(
@@ -66,6 +82,7 @@ def export_model(
     """Write the pruned model to `out`; it gets its name only after a fresh process gave the same vectors."""
     with new_folder(out) as folder:
         progress("writing the model", 0, 3)
+        _begin(folder)
         write_model(bench.model, reduction, folder)
         progress("reopening in a fresh process", 1, 3)
         proof = verify(bench, reduction, folder)
@@ -82,13 +99,19 @@ def export_vectors(
     """Write projection.npz and the pruned documents of the first data set."""
     judge = bench.judges[0]
     with new_folder(out) as folder:
+        _begin(folder)
         small = apply(reduction, judge.documents.vectors)
         vectors.write_vectors(reduction, judge.dataset.documents.ids, small, folder)
         _papers(report, request, folder)
 
 
+def _begin(folder: Path) -> None:
+    """An empty manifest comes first: should we be killed, what is left is refused and not taken for another model."""
+    (folder / MANIFEST).write_text("{}", encoding="utf-8")
+
+
 def _papers(report: dict[str, Any], request: dict[str, Any], folder: Path) -> None:
-    (folder / "README.md").write_text(card.model_card(report), encoding="utf-8")
+    (folder / "README.md").write_text(card.model_card(report, request["format"]), encoding="utf-8")
     text = yaml.safe_dump(card.recipe(report, request), sort_keys=False, allow_unicode=True)
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")
     (folder / "espalier-report.json").write_text(json.dumps(report, indent=1), encoding="utf-8")

@@ -64,7 +64,18 @@ def _p(value: Any) -> str:
     return "not defined" if value is None else f"{100 * value:.1f} %"
 
 
-def model_card(report: dict[str, Any]) -> str:
+_LOAD = (
+    "```python", "from sentence_transformers import SentenceTransformer", "",
+    'model = SentenceTransformer("path/to/this/folder")  # sentence-transformers 6 or newer',
+    'vectors = model.encode(["a text"])', "```",
+)  # fmt: skip
+_VECTORS = (
+    "This folder holds no model: `documents.npy` and `documents.parquet` are the pruned vectors, `projection.npz` "
+    "prunes others (`apply.py`).",
+)
+
+
+def model_card(report: dict[str, Any], form: str = "sentence-transformers") -> str:
     """README.md of an exported folder: plan first, then every figure, how to use it, what it was made with."""
     before, after = report["before"]["model"], report["after"]["model"]
     data = ", ".join(
@@ -74,9 +85,7 @@ def model_card(report: dict[str, Any]) -> str:
         "---", "library_name: sentence-transformers", "tags: [sentence-transformers, pruning]", "---", "",
         f"# {report['plan']}", "",
         f"{before['name']} pruned by Espalier from {before['dimension']} to {after['dimension']} dimensions.", "",
-        "```python", "from sentence_transformers import SentenceTransformer", "",
-        'model = SentenceTransformer("path/to/this/folder")  # sentence-transformers 6 or newer',
-        'vectors = model.encode(["a text"])', "```", "",
+        *(_VECTORS if form == "vectors" else _LOAD), "",
         "## What the cut costs", "", *_table(report), "",
         f"Drift: {', '.join(f'{k} {_f(v, 3)}' for k, v in report['drift'].items())}.",
         f"Bytes per vector: {report['before']['cost']['vector_bytes']} to {report['after']['cost']['vector_bytes']}. "
@@ -84,16 +93,9 @@ def model_card(report: dict[str, Any]) -> str:
     ]  # fmt: skip
     if report["notes"]:
         lines += ["Notes:", *(f"- {n}" for n in report["notes"]), ""]
-    lines += [
-        "## Migrate an index without encoding again",
-        "",
-        "With `projection.npz`:",
-        "",
-        "```python",
-        SNIPPET,
-        "```",
-        "",
-    ]
+    if form == "vectors" or before["dimension"] != after["dimension"]:  # at ratio 0 a model needs no projection
+        lines += ["## Migrate an index without encoding again", "", "With `projection.npz`:", ""]
+        lines += ["```python", SNIPPET, "```", ""]
     lines += [
         "## Made with", "", f"Resolved plan: `{report['resolved_plan']}`, seed {report['seed']}.",
         f"Source: {before['source']}, fingerprint {before['fingerprint']}.",

@@ -70,12 +70,12 @@ def _append(modules: list[dict[str, Any]], into: Path, kind: str) -> str:
 
 
 def _dense(folder: Path, reduction: Reduction) -> None:
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     weights = {"linear.weight": np.ascontiguousarray(reduction.matrix.T, np.float32)}
     if reduction.mean is not None:
         weights["linear.bias"] = -(reduction.mean.astype(np.float64) @ reduction.matrix).astype(np.float32)
-    save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+    (folder / "model.safetensors").write_bytes(save(weights, metadata={"format": "pt"}))
     _write(folder / "config.json", {
         "in_features": reduction.dimension,
         "out_features": reduction.size,

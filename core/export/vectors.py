@@ -21,7 +21,7 @@ def prune(vectors, side="document"):
     x = np.asarray(vectors, np.float32) - (p["mean"] if "mean" in p else 0)
     m = p["query_matrix"] if side == "query" and "query_matrix" in p else p["matrix"]
     y = x @ m
-    return y / np.linalg.norm(y, axis=1, keepdims=True) if p["normalize"] else y
+    return y / np.maximum(np.linalg.norm(y, axis=1, keepdims=True), 1e-30) if p["normalize"] else y
 small = prune(np.load("my_vectors.npy"))"""
 
 

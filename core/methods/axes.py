@@ -125,7 +125,7 @@ class Redundancy(Method):
     def rank(self, context: FitContext, keep: int | None = None) -> Ranking:
         second, _, notes = moments(context)
         d = len(second)
-        inverse = np.linalg.inv(second + self.ridge * np.trace(second) / d * np.eye(d))
+        inverse = np.linalg.inv(second + max(self.ridge * np.trace(second) / d, 1e-12) * np.eye(d))
         scores = np.zeros(d, np.float32)
         alive = np.ones(d, bool)
         for step in range(d):

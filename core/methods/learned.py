@@ -219,11 +219,14 @@ class _Training:
         """Train from the SVD's axes; `keep` columns, or all with a loss over prefixes. The best held-out step stays."""
         import torch
 
+        if not len(self.train) or not len(self.held):
+            return _svd_instead(name, self.context, "too few texts to train on")
         second, _, notes = moments(self.context)
         axes = torch.from_numpy(principal_axes(second)[1])
         d = axes.shape[0]
         w = axes[:, : keep or d].clone().requires_grad_(True)
-        every = [k for k in (d // 12, d // 8, d // 6, d // 4, d // 3, d // 2) if k >= 1] if keep is None else [keep]
+        every = [k for k in (d // 12, d // 8, d // 6, d // 4, d // 3, d // 2) if k >= 1] or [d]
+        every = every if keep is None else [keep]
         optimiser = torch.optim.Adam([w], lr=3e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         best, kept, at = float("inf"), w.detach().clone(), 0

@@ -84,9 +84,9 @@ class Bilinear(Method):
         documents, _, notes = moments(context)
         asked = context.pseudo_queries.astype(np.float64)
         queries = self.mix * (asked.T @ asked / max(len(asked), 1)) + (1 - self.mix) * documents
-        ridge = 1e-6 * np.eye(len(documents))
-        lq = np.linalg.cholesky(queries + ridge * np.trace(queries))
-        ld = np.linalg.cholesky(documents + ridge * np.trace(documents))
+        one = np.eye(len(documents))
+        lq = np.linalg.cholesky(queries + max(1e-6 * np.trace(queries), 1e-12) * one)
+        ld = np.linalg.cholesky(documents + max(1e-6 * np.trace(documents), 1e-12) * one)
         u, s, vt = np.linalg.svd(lq.T @ ld)
         root = np.sqrt(s)
         return Ranking(

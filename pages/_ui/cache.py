@@ -5,13 +5,18 @@ Everything in here answers at once; what would take long is a job (jobs.py) whos
 
 from __future__ import annotations
 
+import numpy as np
 import streamlit as st
+from numpy.typing import NDArray
 
-from core import data, encoders, maps, pipeline, prepare, registry, verdict
+from core import data, encoders, jobs, maps, pipeline, prepare, registry, results, verdict
 from core.data import python_docs
 from core.evaluate import cost
+from core.evaluate import drift as moved
+from core.evaluate.drift import Drift
 from core.plan import Step
 from core.prepare import Bench, Judge
+from core.select import apply
 from core.types import Dataset, Reduction
 from core.verdict import Study
 from pages._ui.session import Choice, active, wanted
@@ -55,6 +60,10 @@ def settle() -> tuple[Bench, Choice]:
     if choice != active() and ready(choice):
         st.session_state["active"] = choice
     return _bench(active()), active()
+
+
+def notes(bench: Bench) -> tuple[str, ...]:
+    return pipeline.bench_notes(bench)
 
 
 @st.cache_resource(max_entries=_MANY, show_spinner=False)
@@ -108,6 +117,36 @@ def _search_ms(key: str, step: str, index: int, _judge: Judge, _reduction: Reduc
 
 def search_ms(bench: Bench, step: Step, index: int = 0) -> tuple[float, float]:
     return _search_ms(bench.fingerprint, str(step), index, bench.judges[index], reduction(bench, step))
+
+
+@st.cache_resource(max_entries=_SOME, show_spinner=False)
+def _drift(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> Drift:
+    full = _judge.documents.vectors
+    metrics = (_judge.documents.metric, _reduction.metric)
+    return moved.drift(full, apply(_reduction, full), metrics=metrics, most=5000)
+
+
+def drift(bench: Bench, step: Step, index: int = 0) -> Drift:
+    return _drift(bench.fingerprint, str(step), index, bench.judges[index], reduction(bench, step))
+
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def _clusters(key: str, index: int, _judge: Judge) -> NDArray[np.int64]:
+    return results.clusters(_judge.documents.vectors)
+
+
+def clusters(bench: Bench, index: int = 0) -> NDArray[np.int64]:
+    return _clusters(bench.fingerprint, index, bench.judges[index])
+
+
+def trained(choice: Choice, step: Step) -> bool:
+    """Whether the run that a slow method needs has ended well."""
+    status = jobs.status(jobs.identity(sweep_command(choice, step)))
+    return status is not None and status.state == "done"
+
+
+def sweep_command(choice: Choice, step: Step) -> list[str]:
+    return ["sweep", *choice.arguments, "--method", str(step)]
 
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)

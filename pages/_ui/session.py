@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
-from core import store
+from core import registry, store
+from core.plan import Step
 
 MODELS = {"minilm": "all-MiniLM-L6-v2"}
 DATA = {"sample": "sample (built in)", "python-docs": "python-docs (documentation installed here)"}
@@ -77,6 +78,26 @@ def active() -> Choice:
     """What is shown: the last choice that was ready (see cache.settle)."""
     choice: Choice = st.session_state.setdefault("active", Choice("minilm", "sample"))
     return choice
+
+
+def chosen_step() -> Step:
+    """The method chosen on the Prune page, with the options that were set there."""
+    name = st.session_state.get("method", "dimensions/svd")
+    options = []
+    for f in fields(registry.find(name)):
+        value = st.session_state.get(f"{name}:{f.name}", f.default)
+        if value != f.default:
+            options.append((f.name, value))
+    return Step(name, tuple(options))
+
+
+def fallback_step() -> Step:
+    return Step("dimensions/svd")
+
+
+def chosen_ratio(default: int) -> int:
+    """The slider's place on the Prune page, or the mark where it was not moved yet."""
+    return int(st.session_state.get("ratio", default))
 
 
 def keep_upload(file: Any, kind: str) -> Path:

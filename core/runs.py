@@ -1,0 +1,42 @@
+"""What was run, found again on disk: the finished prunings with their figures, ready to stand side by side."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from core import jobs
+
+
+def prunings(measure: str = "ndcg@10") -> list[dict[str, Any]]:
+    """One row for each finished pruning on disk, the newest first; `measure` where its first data set has it."""
+    rows = []
+    for status in jobs.runs():
+        report = jobs.result(status.id) if status.state == "done" and status.argv[:1] == ("prune",) else None
+        row = None if report is None else row_of(report, measure)
+        if row is not None:
+            rows.append(row | {"run": status.id, "started": status.started})
+    return rows
+
+
+def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
+    """The figures of one pruning's report that a comparison shows."""
+    for data, measures in report.get("retention", {}).items():
+        found = measures.get(measure)
+        if found and found["ratio"] is not None:
+            chance = report["random_baseline"].get(data, {}).get(measure, {})
+            return {
+                "label": report["plan"].split(" tau=")[0].split(" seed=")[0],
+                "data": data,
+                "measure": measure,
+                "kept": found["ratio"],
+                "low": found["low"] if found["low"] is not None else found["ratio"],
+                "high": found["high"] if found["high"] is not None else found["ratio"],
+                "p": found["p_value"],
+                "random": chance.get("ratio"),
+                "bytes": report["after"]["cost"]["vector_bytes"],
+                "neighbours": report["drift"].get("neighbour_overlap@10"),
+                "model_bytes": report["after"]["model"]["bytes"],
+                "speedup": report["speedup"]["measured"],
+                "path": (report.get("export") or {}).get("path"),
+            }
+    return None

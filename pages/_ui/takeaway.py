@@ -1,0 +1,106 @@
+"""Take it away: prepare and verify, then download; out of date as soon as a setting moves."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import streamlit as st
+
+from core import export, jobs, store
+from core.jobs import Status
+from core.plan import Plan
+from core.prepare import Bench
+from core.registry import card, resolve
+from core.select import apply
+from core.types import digest
+from core.verdict import percent
+from pages._ui import cache
+from pages._ui import jobs as running
+from pages._ui.session import Choice
+
+
+def command(choice: Choice, plan: Plan, out: str) -> list[str]:
+    """The command line that does exactly this."""
+    form = "vectors" if any(s.name == "dimensions/bilinear" for s in plan.steps) else "sentence-transformers"
+    return ["prune", *choice.arguments, "--plan", str(plan), "--out", out, "--format", form, "--zip"]
+
+
+def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
+    resolved = resolve(plan, choice.seed)
+    place = store.home() / "exports" / f"{resolved.slug}-{digest(bench.fingerprint)[:8]}"
+    argv = command(choice, resolved, str(place))
+    status = running.look(argv)
+    done = status is not None and status.state == "done" and (place / store.MANIFEST).exists()
+    last = st.session_state.get("prepared")
+    if done:
+        st.session_state["prepared"] = jobs.identity(argv)
+        _downloads(bench, resolved, place, jobs.result(jobs.identity(argv)) or {}, choice)
+        return
+    if status is not None and status.state == "running":
+        st.progress(status.share, text=f"{status.what}{running.eta(status)}. You can go on working.")
+        return
+    if status is not None and status.state == "failed":
+        st.error(status.error)
+    if last and last != jobs.identity(argv):
+        st.warning("**Out of date**: a setting moved since the last download was prepared. Prepare again.", icon=":material/history:")
+    st.button(
+        "Prepare & verify", type="primary", icon=":material/verified:", key="prepare", on_click=_prepare, args=(argv, status),
+        help="Writes the pruned model, reopens it in a fresh process with plain SentenceTransformer, compares the vectors, and only then offers it. About half a minute.",
+    )  # fmt: skip
+    _copies(resolved, choice)
+
+
+def _prepare(argv: list[str], status: Status | None) -> None:
+    label = "Prepare & verify"
+    if status is None or status.state == "running":
+        running.start(argv, label)
+    else:
+        running.again(argv, label)
+
+
+def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], choice: Choice) -> None:
+    done = report.get("export") or {}
+    if "max_difference" in done:
+        st.success(f"**Verified**: reopened in a fresh process, largest difference {done['max_difference']:.1e}.", icon=":material/verified:")
+    if card(plan.steps[0].name).refits:
+        _exact(report)
+    reduction = cache.reduction(bench, plan.steps[0])  # type: ignore[arg-type]
+    judge = bench.judges[0]
+    row = st.container(horizontal=True)
+    if not reduction.identity:
+        matrix = export.vectors.projection(reduction)
+        row.download_button(f"Matrix {len(matrix) / 1e6:.1f} MB", matrix, export.content_name("projection", matrix, ".npz"), key="get_matrix", on_click="ignore", icon=":material/grid_on:", help="Migrates an existing index without encoding again.")  # fmt: skip
+    small = apply(reduction, judge.documents.vectors)
+    vectors = export.vectors.parquet(judge.dataset.documents.ids, small)
+    row.download_button(f"Vectors {len(vectors) / 1e6:.1f} MB", vectors, export.content_name("vectors", vectors, ".parquet"), key="get_vectors", on_click="ignore", icon=":material/table_rows:", help="Ids and pruned vectors as Parquet.")  # fmt: skip
+    plain = export.vectors.npy(small)
+    row.download_button("as .npy", plain, export.content_name("vectors", plain, ".npy"), key="get_npy", on_click="ignore")
+    archive = Path(done["zip"]) if done.get("zip") else None
+    if archive is not None and archive.exists():
+        words = f"Model {archive.stat().st_size / 1e6:.0f} MB" if "max_difference" in done else "Folder"
+        row.download_button(words, archive.read_bytes, archive.name, "application/zip", key="get_model", on_click="ignore", type="primary", icon=":material/download:")  # fmt: skip
+    st.caption(f"Also at `{place}`, with its card and recipe.")
+    _copies(plan, choice, str(place))
+
+
+def _exact(report: dict[str, Any]) -> None:
+    """What a method that refits reached when it was fitted for this size: the curve shows its shared basis."""
+    for name, measures in report.get("retention", {}).items():
+        main = next(iter(measures), None)
+        if main:
+            r = measures[main]
+            st.info(f"Fitted anew for this size: {percent(r['ratio'])} of {main} on {name} (the curve shows one basis for all sizes).")
+            return
+
+
+def _copies(plan: Plan, choice: Choice, place: str = "DIR") -> None:
+    row = st.container(horizontal=True)
+    with row.popover("Copy command", icon=":material/terminal:"):
+        st.code(shlex.join(["python", "-m", "core", *command(choice, plan, "pruned-model")]), language="bash", wrap_lines=True)
+    with row.popover("Copy Python", icon=":material/code:"):
+        st.code(f'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])')
+        st.caption("Migrate an index with the matrix:")
+        st.code(export.vectors.SNIPPET)
+

@@ -1,0 +1,142 @@
+"""Pieces of pages: the verdict, the metric cards, the honest meter, what hurt most, the download panel."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from core.evaluate.cost import index_bytes
+from core.prepare import Bench
+from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, gigabytes, percent, sentence
+from pages._ui import cache
+
+CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["zoomIn2d", "zoomOut2d", "autoScale2d"],
+         "toImageButtonOptions": {"format": "png", "scale": 2}}  # fmt: skip
+
+
+def chart(figure: Any, alt: str, key: str, table: pd.DataFrame | None = None, **more: Any) -> Any:
+    """A figure with its alt text and, behind a button, the same as a table (which downloads as CSV)."""
+    event = st.plotly_chart(figure, key=key, config=CHART, alt=alt, **more)
+    if table is not None:
+        with st.popover("As table", icon=":material/table:"):
+            st.dataframe(table, hide_index=True)
+    return event
+
+
+def verdict(found: Study, index: int, measure: str, vectors: float) -> None:
+    first, second = sentence(found, index, measure, vectors)
+    st.markdown(f"#### {first}")
+    st.markdown(second)
+
+
+def cards(found: Study, index: int, measures: Sequence[str]) -> None:
+    """Retention first, then the change, then the interval, for four measures."""
+    shown = [m for m in measures if m in found.careful.values][:3]
+    columns = st.columns(len(shown) + (1 if len(found.overlap) else 0))
+    for column, m in zip(columns, shown, strict=False):
+        b = found.band(m)
+        before, ratio = found.plain.means(m)[0], float(b.ratio[index])
+        noise = float(b.p_value[index]) >= 0.05
+        delta = "within noise" if noise else f"{before * (ratio - 1):+.3f} of {before:.3f}"
+        colour: Any = "off" if noise else "normal"
+        column.metric(MEASURE_NAMES.get(m, m), percent(ratio), delta, delta_color=colour, delta_arrow="off" if noise else "auto", help=MEASURE_HELP.get(m), border=True)  # fmt: skip
+        column.caption(f"{100 * b.low[index]:.1f} to {100 * b.high[index]:.1f} %" if np.isfinite(b.low[index]) else "no interval")
+    if len(found.overlap):
+        columns[-1].metric("Neighbours kept", percent(float(found.overlap[index])), border=True, help="The share of a document's ten nearest neighbours that are still among its ten nearest, measured in the full space. Cosine falls later than this.")  # fmt: skip
+        columns[-1].caption("of 10, full space")
+
+
+def curve(found: Study, others: dict[str, Study], labels: dict[str, str], measure: str, index: int, floor: float) -> None:
+    figure = plots.curves(found, others, labels, measure, index, floor)
+    b, (chance, _) = found.band(measure), found.random(measure)
+    alt = f"{plots.curve_title(found, measure, floor)}. At the chosen ratio {percent(float(b.ratio[index]))} is kept; random pruning keeps {percent(float(chance[index]))}."  # fmt: skip
+    chart(figure, alt, "curve")
+    with st.popover("As table", icon=":material/table:"):
+        st.dataframe(_curve_table(found, others, labels, measure), hide_index=True)
+
+
+def _curve_table(found: Study, others: dict[str, Study], labels: dict[str, str], measure: str) -> pd.DataFrame:
+    b, (chance, _) = found.band(measure), found.random(measure)
+    table = pd.DataFrame({"ratio": found.plain.ratios, "dimensions": found.plain.kept, labels[found.step.name]: b.ratio,
+                          "low": b.low, "high": b.high, "p": b.p_value, "random": chance})  # fmt: skip
+    for name, s in others.items():
+        if name != found.step.name:
+            table[labels[name]] = s.ratio(measure)
+    return table.round(4)
+
+
+def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
+    """What this kind of cut can give, before anything runs: measured or computed, never hoped."""
+    kept, full = found.plain.kept[index], found.units
+    share = kept / full
+    extra = 0 if kept == full else 4 * full * kept
+    size = bench.model.bytes
+    rows = [
+        ("vector", f"{4 * full:,} → {4 * kept:,} B", share),
+        ("index", f"{gigabytes(index_bytes(int(vectors), full))} → {gigabytes(index_bytes(int(vectors), kept))}", share),
+        ("model file", f"{size / 1e6:.1f} → {(size + extra) / 1e6:.1f} MB", (size + extra) / size),
+        ("encoding time", "1.00x (ideal 1.00x)", 1.0),
+    ]
+    st.markdown("**Honest meter**", help="What is left of each cost, beside the unpruned model. Cutting dimensions shrinks the index and speeds up search; the encoder stays what it is.")  # fmt: skip
+    alt = "; ".join(f"{label}: {words}" for label, words, _ in rows)
+    st.plotly_chart(plots.meter(rows), key="meter", config={"displayModeBar": False}, alt=alt)
+
+
+def money(vectors: float, full: int, kept: int) -> None:
+    """The person's own number of vectors and, if they give one, a price."""
+    price = st.number_input("price per GB and month", 0.0, 1000.0, 0.0, 0.05, key="price", persist_state="session", help="Of your vector database's memory. 0 = not shown.")  # fmt: skip
+    if price:
+        before, after = (index_bytes(int(vectors), d) / 1e9 * price for d in (full, kept))
+        st.caption(f"{before:,.2f} → {after:,.2f} a month for {vectors:,.0f} vectors")
+
+
+def hurt(found: Study, index: int, measure: str) -> None:
+    """The queries that lost most, and the worst slice beside the mean."""
+    if found.plain.kept[index] == found.units:
+        st.caption("Nothing is cut: nothing hurts.")
+        return
+    st.dataframe(hurt_table(found, index, measure, 6), hide_index=True, height="content")
+    parts = found.slices(index, measure)
+    if parts:
+        worst = parts[0]
+        mean = float(found.ratio(measure)[index])
+        st.markdown(f"Worst slice: **{worst.name}** ({worst.by}, {worst.queries} queries) keeps **{percent(worst.ratio)}**; the mean keeps {percent(mean)}.")  # fmt: skip
+        with st.popover("All slices", icon=":material/table:"):
+            st.dataframe(pd.DataFrame([s.__dict__ for s in parts]).round(4), hide_index=True)
+
+
+def hurt_table(found: Study, index: int, measure: str, most: int) -> pd.DataFrame:
+    """Queries in order of what they lost, worst first: text, before, after, change."""
+    values = found.careful.values[measure]
+    if found.judge.dataset.kind == "pairs" or values.shape[1] != len(found.judge.query_texts):
+        return pd.DataFrame({"note": ["not defined per text for this measure"]})
+    rows = found.hurt(index, measure)[:most]
+    asked, before, after = found.judge.query_texts, found.plain.values[measure][0], values[index]
+    return pd.DataFrame({
+        "query": [asked.texts[i] for i in rows],
+        "before": before[rows].round(3), "after": after[rows].round(3), "change": (after - before)[rows].round(3),
+    })  # fmt: skip
+
+
+def two_stage(bench: Bench, found: Study, index: int, judge: int, measure: str) -> None:
+    """Shortlist on the pruned vectors, rescore with the full ones: its quality, and what it costs."""
+    step = found.plan(index).steps[0]
+    shortlist = st.select_slider("shortlist", [10, 20, 50, 100, 200, 500], 100, key="shortlist", persist_state="session", help="How many hits of the pruned search are scored again with the full vectors.")  # fmt: skip
+    if found.judge.task is None:
+        st.caption("Two-stage search needs queries.")
+        return
+    kept = cache.two_stage(bench, step, shortlist, judge)  # type: ignore[arg-type]
+    full = float(found.plain.means(measure)[0])
+    plain = float(found.plain.means(measure)[index]) / full if full else float("nan")
+    milliseconds = cache.search_ms(bench, step, judge)  # type: ignore[arg-type]
+    d, n = found.units, len(found.judge.dataset.documents)
+    st.markdown(
+        f"Rescoring {shortlist} of {n:,} hits keeps **{percent(kept[measure] / full if full else float('nan'))}** of {MEASURE_NAMES[measure]}, "
+        f"the plain cut {percent(plain)} (both fitted on all documents). It costs {shortlist} × {4 * d:,} B = {shortlist * 4 * d / 1e3:,.0f} kB read a query and keeps the full "
+        f"vectors on disk. Exact search here: {milliseconds[0]:.3f} → {milliseconds[1]:.3f} ms a query."
+    )

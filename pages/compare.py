@@ -1,0 +1,55 @@
+"""Compare: the methods at this ratio, and the cuts tried so far, side by side."""
+
+import pandas as pd
+import streamlit as st
+
+from core import plots, registry, runs
+from core.plan import Step
+from core.verdict import MEASURE_NAMES
+from pages._ui import cache, options, session, views
+
+bench, choice = cache.settle()
+judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
+offered = options.measures(bench, judge)
+measure = st.session_state.get("measure", offered[0])
+measure = measure if measure in offered else offered[0]
+chosen = session.chosen_step()
+base = cache.study(bench, session.fallback_step(), judge)
+index = session.chosen_ratio(base.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100))
+
+st.markdown(f"#### Every method at {base.plain.kept[index]} of {base.units} dimensions")
+st.caption("At the ratio of the Prune page. Methods that are trained appear once they were trained there.")
+shown, waiting = {}, []
+for name in registry.names("dimensions"):
+    step = chosen if name == chosen.name else Step(name)
+    if cache.at_once(bench, name) or cache.trained(choice, step):
+        shown[name] = cache.study(bench, step, judge)
+    else:
+        waiting.append(registry.card(name).label)
+labels = [registry.card(n).label for n in shown]
+values = [float(s.ratio(measure)[index]) for s in shown.values()]
+chance = float(base.random(measure)[0][index])
+best = labels[values.index(max(values))]
+title = f"{best} keeps most of {MEASURE_NAMES.get(measure, measure)} at {base.plain.kept[index]} dimensions"
+table = pd.DataFrame({
+    "method": labels, "kept": values,
+    "low": [float(s.band(measure).low[index]) for s in shown.values()],
+    "high": [float(s.band(measure).high[index]) for s in shown.values()],
+    "neighbours kept": [float(s.overlap[index]) if len(s.overlap) else None for s in shown.values()],
+    "largest cut that keeps your floor": [
+        s.plain.kept[s.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100)] for s in shown.values()
+    ],
+}).round(4)  # fmt: skip
+current = registry.card(chosen.name).label
+views.chart(plots.bars(labels, values, current, title, chance), f"{title}; random pruning keeps {100 * chance:.1f} %.", "methods", table)
+st.caption(f"Dashed: the mean of five random draws, {100 * chance:.1f} %." + (f" Not trained yet: {', '.join(waiting)}." if waiting else ""))
+
+st.markdown("#### Cuts prepared so far")
+rows = runs.prunings(measure)
+if not rows:
+    st.info("None yet. Press *Prepare & verify* on the Prune page: each cut you prepare is kept here, also after a restart.")
+else:
+    figure = plots.tried(rows, measure)
+    frame = pd.DataFrame(rows).drop(columns=["run", "started"]).round(4)
+    views.chart(figure, f"{len(rows)} prepared cuts: quality kept against bytes per vector.", "tried", frame)
+    st.dataframe(frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "path"]], hide_index=True)

@@ -1,0 +1,53 @@
+"""Data & model: what is loaded and its anatomy, what fits and what judges, and bring your own."""
+
+import pandas as pd
+import streamlit as st
+
+from core import plots
+from pages._ui import cache, load_your_own, session, views
+
+bench, choice = cache.settle()
+info = bench.model
+
+st.markdown(f"#### Model: {info.name}")
+one, two, three, four = st.columns(4)
+one.metric("Vectors", f"{info.dimension} dim.", help="Numbers in one vector.", border=True)
+two.metric("Parameters", f"{info.parameters / 1e6:.1f} M", border=True)
+three.metric("Weights on disk", f"{info.bytes / 1e6:.1f} MB", border=True)
+shape = f"{info.layers} × {info.heads}" if info.layers else "static"
+four.metric("Layers × heads", shape, help="Transformer layers and attention heads in each.", border=True)
+parts = pd.DataFrame(info.parts, columns=["part", "parameters"])
+views.chart(plots.anatomy(info.parts, info.parameters), f"Parameters by part: {dict(info.parts)}", "anatomy", parts)
+st.caption(f"{info.architecture}, width {info.width}, vocabulary {info.vocabulary:,}, texts up to {info.max_length} tokens, compared by {info.metric}. Fingerprint `{info.fingerprint}`.")  # fmt: skip
+for note in info.notes:
+    st.caption(f":material/info: {note}")
+
+st.markdown("#### Texts")
+for judge in bench.judges:
+    d = judge.dataset
+    judged = len(judge.task) if judge.task is not None else len(d.queries)
+    kind = {"retrieval": "documents", "pairs": "pairs", "labels": "training texts"}[d.kind]
+    topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
+    st.markdown(f"**{d.name}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*.")
+    for note in d.notes:
+        st.caption(f":material/info: {note}")
+with st.expander("Read some of them"):
+    texts = bench.judges[0].dataset.documents
+    rows = range(0, len(texts), max(1, len(texts) // 25))
+    st.dataframe(pd.DataFrame({"id": [texts.ids[i] for i in rows], "text": [texts.full[i][:300] for i in rows]}), hide_index=True)
+
+st.markdown("#### What fits, what judges")
+st.markdown(
+    f"Methods learn from **{', '.join(bench.fit_names)}** ({len(bench.fit):,} texts, no judgements). "
+    + ("These are the texts that are searched." if bench.inside else "These are other texts than those that are searched.")
+)
+known = {"": "the corpus itself", **session.datasets()}
+current = st.session_state.get("fit_on_spec", "")
+picked = st.selectbox("Methods learn from", list(known), index=list(known).index(current) if current in known else 0, format_func=known.get, help="Texts only: judgements never reach a method. Choose other texts to see how a cut fitted elsewhere does here.")  # fmt: skip
+if picked != current:
+    st.session_state["fit_on_spec"] = picked
+    st.rerun()
+
+st.markdown("#### Bring your own")
+load_your_own.texts()
+load_your_own.model()

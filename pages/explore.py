@@ -1,0 +1,30 @@
+"""Explore: the map before and after, and single queries, worst first."""
+
+import streamlit as st
+
+from core import registry
+from pages._ui import cache, explore_views, options, session
+
+bench, choice = cache.settle()
+judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
+step = session.chosen_step()
+if not cache.at_once(bench, step.name) and not cache.trained(choice, step):
+    st.info(f"{registry.card(step.name).label} is not trained yet for these texts: open *Prune* to start it. SVD is shown.")
+    step = session.fallback_step()
+found = cache.study(bench, step, judge)
+measure = st.session_state.get("measure", "ndcg@10")
+measure = measure if measure in options.measures(bench, judge) else options.measures(bench, judge)[0]
+floor = float(st.session_state.get("floor", 98.0)) / 100
+index = session.chosen_ratio(found.recommended(measure, floor))
+cut = found.plan(index).steps[0]
+reduction = cache.reduction(bench, cut)  # type: ignore[arg-type]
+
+st.markdown(f"#### {registry.card(step.name).label}: {found.plain.kept[index]} of {found.units} dimensions")
+st.caption("The method and the ratio are those of the Prune page.")
+tab_map, tab_queries = st.tabs(["Map", "Queries"], key="explore_tab", on_change="rerun")
+with tab_map:
+    if tab_map.open is not False:
+        explore_views.map_tab(bench, choice, judge, cut, reduction)
+with tab_queries:
+    if tab_queries.open is not False:
+        explore_views.queries_tab(found, reduction, index, measure)

@@ -1,0 +1,79 @@
+"""Prune: goal and floor, method, ratio, verdict, curve, what hurt most, take it away."""
+
+import streamlit as st
+
+from core import registry
+from core.plan import Step
+from pages._ui import cache, jobs, options, session, takeaway, views
+
+bench, choice = cache.settle()
+judge = options.sources(bench)
+goal, floor, measure = options.wish(bench, judge)
+st.divider()
+
+
+def pending(step: Step) -> bool:
+    """Start (or find) the run that a slow method needs; True while it is under way."""
+    if cache.at_once(bench, step.name):
+        return False
+    argv = cache.sweep_command(choice, step)
+    status = jobs.look(argv)
+    if status is None:
+        status = jobs.start(argv, registry.card(step.name).label)
+    if status.state == "done":
+        return False
+    if status.state == "running":
+        st.info(f"Training {registry.card(step.name).label}: {status.what}{jobs.eta(status)}. The figures follow by themselves.")
+    else:
+        st.error(f"{registry.card(step.name).label}: {status.error or status.state}")
+        st.button("Try again", on_click=jobs.again, args=(argv, registry.card(step.name).label))
+    return True
+
+
+@st.fragment
+def workbench() -> None:
+    top = st.container()
+    left, right = st.columns([1, 2], gap="large")
+    with left:
+        step = options.method()
+        waits = pending(step)
+        shown = cache.study(bench, Step("dimensions/svd") if waits else step, judge)
+        index = options.ratio(shown, measure, floor)
+        vectors = st.number_input("vectors in your index", 1_000, 100_000_000_000, 10_000_000, 1_000_000, help="How many vectors you keep, for the memory figures.", **session.kept("vectors"))  # fmt: skip
+        views.meter(bench, shown, index, vectors)
+        with st.expander("Cost and two-stage search"):
+            views.money(vectors, shown.units, shown.plain.kept[index])
+            views.two_stage(bench, shown, index, judge, measure)
+    with top:
+        if waits:
+            st.caption("Shown until it is ready: SVD.")
+        views.verdict(shown, index, measure, vectors)
+    with right:
+        first = [n for n in options.FIRST if cache.at_once(bench, n)]
+        others = {n: cache.study(bench, Step(n), judge) for n in first if n != "dimensions/random"}
+        names = registry.names("dimensions")
+        views.curve(shown, others, {n: registry.card(n).label for n in names}, measure, index, floor)
+        views.cards(shown, index, [measure, *[m for m in options.measures(bench, judge) if m != measure]])
+        with st.container(border=True):
+            st.markdown("**Hurt most**", help="Queries that lost most, worst first; the worst slice beside the mean.")
+            views.hurt(shown, index, measure)
+            st.page_link("pages/explore.py", label="See the results and the map, before and after", icon=":material/travel_explore:")
+        with st.container(border=True):
+            st.markdown("**Take it away**")
+            takeaway.panel(bench, choice, shown.plan(index))
+
+
+if choice != session.wanted():
+    wanted = session.wanted()
+    status = jobs.start(["embed", *wanted.arguments], f"Embedding {session.datasets()[wanted.data]}")
+    if status.state == "failed":
+        st.error(status.error)
+    st.info(f"Shown until it is ready: {session.datasets().get(choice.data)} with {session.models().get(choice.model)}.")
+if goal != "index":
+    st.info(
+        f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): not built yet. "
+        "Dimensions make the index smaller and search faster; the model stays as large and as fast as it is."
+    )  # fmt: skip
+for note in cache.notes(bench):
+    st.caption(f":material/info: {note}")
+workbench()
