@@ -347,10 +347,12 @@ class _Cache:
         try:
             with file.open("rb") as f:
                 (size,) = struct.unpack("<Q", f.read(8))
+                if size > file.stat().st_size:
+                    raise ValueError("no header")
                 entry = json.loads(f.read(size))["keys"]["data_offsets"]
                 f.seek(8 + size + entry[0])
                 raw = f.read(entry[1] - entry[0])
-        except (OSError, ValueError, KeyError, struct.error):
+        except (OSError, ValueError, KeyError, TypeError, struct.error):
             _drop(file)
             return set()
         return {raw[i : i + 16] for i in range(0, len(raw), 16)}
@@ -410,8 +412,9 @@ def _unit_length(x: Floats) -> bool:
 
 
 def encode(encoder: Any, texts: Sequence[str], prompt: str = "", batch_size: int = 32) -> Floats:
-    """Raw vectors of the texts by a loaded model, no cache."""
+    """Raw vectors of the texts by a loaded model, no cache; lone surrogates, which no tokenizer takes, are replaced."""
+    readable = [t.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for t in texts]
     out = encoder.encode(
-        list(texts), prompt=prompt or None, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
+        readable, prompt=prompt or None, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
     )
     return np.asarray(out, np.float32)

@@ -6,6 +6,7 @@ shape or a word beside every colour. Backgrounds are transparent: the page's the
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -26,9 +27,9 @@ def _figure(data: list[dict[str, Any]], title: str, height: int = 380, **layout:
     import plotly.graph_objects as go
 
     base: dict[str, Any] = {
-        "title": {"text": title, "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        "title": {"text": "<br>".join(textwrap.wrap(title, 46)), "font": {"size": 15}, "x": 0, "xanchor": "left"},
         "height": height,
-        "margin": {"l": 48, "r": 12, "t": 44, "b": 44},
+        "margin": {"l": 48, "r": 12, "t": 58, "b": 44},
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
@@ -76,7 +77,7 @@ def curves(found: Study, others: Mapping[str, Study], labels: Mapping[str, str],
         data, curve_title(found, measure, floor), 400, shapes=shapes, annotations=notes,
         xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104], "zeroline": False},
-        margin={"l": 52, "r": 12, "t": 64, "b": 48},
+        margin={"l": 52, "r": 12, "t": 84, "b": 48},
     )  # fmt: skip
 
 
@@ -124,9 +125,9 @@ def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
     ]  # fmt: skip
     first, count = parts[0] if parts else ("nothing", 0)
     return _figure(
-        data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 150, barmode="stack",
-        xaxis={"title": {"text": "million parameters"}}, yaxis={"visible": False}, showlegend=True,
-        legend={"orientation": "h", "y": -0.9, "x": 0},
+        data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 190, barmode="stack",
+        xaxis={"ticksuffix": " M"}, yaxis={"visible": False}, showlegend=True,
+        legend={"orientation": "h", "y": -0.35, "x": 0, "traceorder": "normal"}, margin={"l": 4, "r": 4, "t": 44, "b": 4},
     )  # fmt: skip
 
 
@@ -158,7 +159,7 @@ def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title
         data, title, 560, annotations=heads, showlegend=names is not None, dragmode="lasso",
         xaxis=hidden | {"domain": [0, 0.48]}, xaxis2=hidden | {"domain": [0.52, 1]},
         yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
-        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 64, "b": 8},
+        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 78, "b": 8},
     )  # fmt: skip
 
 
@@ -188,9 +189,11 @@ def moves(before: Sequence[str], after: Sequence[str], grades: Mapping[str, int]
             data.append(_move(0, depth + 0.6, 1, j, grades.get(d, 0)))
     notes = [_hit(d, i, 0, grades, titles) for i, d in enumerate(before)]
     notes += [_hit(d, j, 1, grades, titles) for j, d in enumerate(after)]
+    notes += [{"x": -0.05 if s == 0 else 1.05, "y": depth + 0.6, "text": f"beyond {depth}", "showarrow": False,
+               "xanchor": "right" if s == 0 else "left", "font": {"size": 12}} for s in (0, 1)]  # fmt: skip
     kept = len(set(before) & set(after))
     return _figure(
-        data, f"{kept} of the first {depth} hits stay", 34 * depth + 110, annotations=notes,
+        data, f"{kept} of the first {depth} hits stay", 34 * depth + 120, annotations=notes,
         xaxis={"range": [-1.9, 2.9], "visible": False, "fixedrange": True},
         yaxis={"range": [depth + 1.2, -0.7], "visible": False, "fixedrange": True},
         margin={"l": 4, "r": 4, "t": 44, "b": 4},
@@ -242,15 +245,27 @@ def tried(rows: Sequence[Mapping[str, Any]], measure: str) -> Any:
     )  # fmt: skip
 
 
-def bars(labels: Sequence[str], values: Sequence[float], chosen: str, title: str, baseline: float | None = None) -> Any:
-    """Methods side by side at one ratio, the chosen one in colour, random as a dashed line."""
-    order = np.argsort(values)
-    data = [{"type": "bar", "orientation": "h", "y": [labels[i] for i in order], "x": [100 * values[i] for i in order],
-             "marker": {"color": [CHOSEN if labels[i] == chosen else GREY for i in order]},
-             "text": [f"{100 * values[i]:.1f} %" for i in order], "textposition": "auto",
-             "hovertemplate": "%{y}: %{x:.1f} % kept<extra></extra>"}]  # fmt: skip
-    shapes = [] if baseline is None else [{"type": "line", "x0": 100 * baseline, "x1": 100 * baseline, "y0": 0, "y1": 1,
-                                           "yref": "paper", "line": {"dash": "dash", "width": 1.5, "color": FLOOR}}]  # fmt: skip
-    low = max(0.0, 100 * min([*values, baseline or 1.0]) - 8)
-    return _figure(data, title, 30 * len(labels) + 90, shapes=shapes, yaxis={"automargin": True},
-                   xaxis={"title": {"text": "% kept"}, "range": [low, 103]})  # fmt: skip
+def methods(rows: Sequence[tuple[str, float, float, float]], chosen: str, title: str, baseline: float) -> Any:
+    """Methods at one ratio: what each keeps with its 95 % interval, the chosen one in colour, random as a dashed line.
+
+    Rows: label, kept, low, high.
+    """
+    rows = sorted(rows, key=lambda r: r[1])
+    kept = [100 * r[1] for r in rows]
+    data = [{
+        "type": "scatter", "mode": "markers+text", "x": kept, "y": [r[0] for r in rows],
+        "text": [f"{k:.1f}" for k in kept], "textposition": "top center", "textfont": {"size": 11},
+        "marker": {"size": 12, "color": [CHOSEN if r[0] == chosen else "rgba(128,138,132,0.9)" for r in rows],
+                   "symbol": ["diamond" if r[0] == chosen else "circle" for r in rows]},
+        "error_x": {"type": "data", "symmetric": False, "array": [_gap(r[3], r[1]) for r in rows],
+                    "arrayminus": [_gap(r[1], r[2]) for r in rows], "thickness": 1.4, "color": "rgba(128,138,132,0.8)"},
+        "hovertemplate": "%{y}: %{x:.1f} % kept<extra></extra>",
+    }]  # fmt: skip
+    shapes = [{"type": "line", "x0": 100 * baseline, "x1": 100 * baseline, "y0": 0, "y1": 1, "yref": "paper",
+               "line": {"dash": "dash", "width": 1.5, "color": FLOOR}}]  # fmt: skip
+    return _figure(data, title, 40 * len(rows) + 110, shapes=shapes, yaxis={"automargin": True},
+                   xaxis={"title": {"text": "% kept, 95 % interval"}})  # fmt: skip
+
+
+def _gap(high: float, low: float) -> float:
+    return 100 * (high - low) if np.isfinite(high) and np.isfinite(low) else 0.0

@@ -245,6 +245,7 @@ def prepare(
     )
     judges = tuple(judge(info, d, progress) for d in datasets)
     retrieval = [d for d in fits if d.kind != "pairs"] or fits
-    fit = fit_texts(fits if fit_on else retrieval)
+    learned_from = fits if fit_on else retrieval
+    fit = fit_texts(learned_from)
     fitted = embed(info, fit.full, "document", progress)
-    return Bench(info, judges, fit, fitted, tuple(d.name for d in fits), not fit_on, load_prior(info), seed)
+    return Bench(info, judges, fit, fitted, tuple(d.name for d in learned_from), not fit_on, load_prior(info), seed)

@@ -71,7 +71,7 @@ def pruned_model(model: ModelInfo, reduction: Reduction) -> dict[str, Any]:
         "dimension": reduction.size,
         "parameters": model.parameters + extra,
         "bytes": model.bytes + 4 * extra,
-        "parts": dict(model.parts) | ({"projection": extra} if extra else {}),
+        "parts": dict(model.parts) | ({"projection": dict(model.parts).get("projection", 0) + extra} if extra else {}),
     }
 
 

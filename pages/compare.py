@@ -8,6 +8,7 @@ from core.plan import Step
 from core.verdict import MEASURE_NAMES
 from pages._ui import cache, options, session, views
 
+session.share()
 bench, choice = cache.settle()
 judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
 offered = options.measures(bench, judge)
@@ -41,7 +42,8 @@ table = pd.DataFrame({
     ],
 }).round(4)  # fmt: skip
 current = registry.card(chosen.name).label
-views.chart(plots.bars(labels, values, current, title, chance), f"{title}; random pruning keeps {100 * chance:.1f} %.", "methods", table)
+points = list(zip(labels, values, table["low"], table["high"], strict=True))
+views.chart(plots.methods(points, current, title, chance), f"{title}; random pruning keeps {100 * chance:.1f} %.", "methods", table)
 st.caption(f"Dashed: the mean of five random draws, {100 * chance:.1f} %." + (f" Not trained yet: {', '.join(waiting)}." if waiting else ""))
 
 st.markdown("#### Cuts prepared so far")

@@ -5,6 +5,7 @@ import streamlit as st
 from core import registry
 from pages._ui import cache, explore_views, options, session
 
+session.share()
 bench, choice = cache.settle()
 judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
 step = session.chosen_step()

@@ -23,7 +23,7 @@ def pending(step: Step) -> bool:
     if status.state == "done":
         return False
     if status.state == "running":
-        st.info(f"Training {registry.card(step.name).label}: {status.what}{jobs.eta(status)}. The figures follow by themselves.")
+        jobs.follow(status)
     else:
         st.error(f"{registry.card(step.name).label}: {status.error or status.state}")
         st.button("Try again", on_click=jobs.again, args=(argv, registry.card(step.name).label))
@@ -39,15 +39,18 @@ def workbench() -> None:
         waits = pending(step)
         shown = cache.study(bench, Step("dimensions/svd") if waits else step, judge)
         index = options.ratio(shown, measure, floor)
-        vectors = st.number_input("vectors in your index", 1_000, 100_000_000_000, 10_000_000, 1_000_000, help="How many vectors you keep, for the memory figures.", **session.kept("vectors"))  # fmt: skip
+        vectors = 1e6 * st.number_input("Vectors in your index, millions", 0.001, 1e6, 10.0, 1.0, format="%g", help="How many vectors you keep, for the memory figures.", **session.kept("millions"))  # fmt: skip
         views.meter(bench, shown, index, vectors)
-        with st.expander("Cost and two-stage search"):
-            views.money(vectors, shown.units, shown.plain.kept[index])
-            views.two_stage(bench, shown, index, judge, measure)
+        more = st.expander("Cost and two-stage search", key="more_cost", on_change="rerun")
+        if more.open:
+            with more:
+                views.money(vectors, shown.units, shown.plain.kept[index])
+                views.two_stage(bench, shown, index, judge, measure)
     with top:
         if waits:
             st.caption("Shown until it is ready: SVD.")
         views.verdict(shown, index, measure, vectors)
+        views.notes(cache.notes(bench))
     with right:
         first = [n for n in options.FIRST if cache.at_once(bench, n)]
         others = {n: cache.study(bench, Step(n), judge) for n in first if n != "dimensions/random"}
@@ -74,6 +77,4 @@ if goal != "index":
         f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): not built yet. "
         "Dimensions make the index smaller and search faster; the model stays as large and as fast as it is."
     )  # fmt: skip
-for note in cache.notes(bench):
-    st.caption(f":material/info: {note}")
 workbench()

@@ -126,8 +126,6 @@ def judge(n: int = 240, d: int = 24, queries: int = 80, seed: int = 0, metric: M
     order = np.argsort(-(documents[wanted] @ documents.T), axis=1)[:, :3]
     ids = tuple(f"d{i}" for i in range(n))
     names = tuple(f"q{i}" for i in range(queries))
-    qrels = {
-        q: {ids[int(j)]: 2 if j == w else 1 for j in row} for q, w, row in zip(names, wanted, order, strict=True)
-    }
+    qrels = {q: {ids[int(j)]: 2 if j == w else 1 for j in row} for q, w, row in zip(names, wanted, order, strict=True)}
     dataset = Dataset("synthetic", "retrieval", Texts(ids, ids), Texts(names, names), qrels)
     return Judge(dataset, Embeddings(documents, metric), Embeddings(asked, metric), from_qrels(names, ids, qrels))

@@ -150,8 +150,8 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
     if judge.task is None:
         st.info("This data has no queries to search with. Choose texts with queries under *Data & model*.")
         return
-    order = found.hurt(index, measure)
-    before, after = found.plain.values[measure][0], found.careful.values[measure][index]
+    before, after = found.plain.values[measure][0], found.plain.values[measure][index]
+    order = np.argsort(after - before, kind="stable")  # by the cut whose results are shown, fitted on all documents
     texts = judge.query_texts.texts
     picked = st.selectbox(
         f"Query, worst first by {MEASURE_NAMES.get(measure, measure)}", order.tolist(), key="query",

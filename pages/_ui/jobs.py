@@ -28,6 +28,21 @@ def again(argv: list[str], label: str) -> None:
     st.session_state.setdefault("watched", {})[jobs.start(argv, again=True)] = label
 
 
+def follow(status: Status) -> None:
+    """A run's progress where the person looks for its result; the page runs again when it ends."""
+
+    def row() -> None:
+        now = jobs.status(status.id)
+        if now is None or now.ended:
+            st.rerun()
+        st.progress(min(1.0, now.share), text=f"{now.what} · {100 * now.share:.0f} %{eta(now)}. You can go on working.")
+        if st.button("Cancel", key=f"stop-{status.id}", icon=":material/close:", help="Stops now; what is finished is kept."):
+            jobs.cancel(status.id)
+            st.rerun()
+
+    st.fragment(row, run_every=1.0)()
+
+
 def eta(status: Status) -> str:
     if status.eta is None:
         return ""

@@ -28,6 +28,8 @@ def sources(bench: Bench) -> int:
         st.selectbox("Texts", list(found), format_func=lambda d: found.get(d, d), help="The corpus that is searched, and that methods learn from. Bring your own under *Data & model*.", **kept("data"))  # fmt: skip
     with three:
         names = [_judge_words(bench, i) for i in range(len(bench.judges))]
+        if st.session_state.get("judge", 0) >= len(names):
+            st.session_state["judge"] = 0
         return int(st.selectbox("Judged by", range(len(names)), format_func=lambda i: names[i], key="judge", persist_state="session", help="What measures the loss. Judgements never reach a method."))  # fmt: skip
 
 

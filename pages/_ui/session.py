@@ -80,6 +80,26 @@ def active() -> Choice:
     return choice
 
 
+_SHARED = ("method", "ratio", "floor")  # what a link to another page than Prune must carry
+
+
+def share() -> None:
+    """On the pages without the sliders: take the choices from the URL where this session is new, else put them there.
+
+    The Prune page's widgets do this by themselves (`bind="query-params"`), with a method's label as its value.
+    """
+    names = {registry.card(n).label: n for n in registry.names("dimensions")}
+    state, url = st.session_state, st.query_params
+    for key in _SHARED:
+        if key in state:
+            url[key] = registry.card(state[key]).label if key == "method" else f"{state[key]:g}"
+        elif key in url:
+            try:
+                state[key] = names[url[key]] if key == "method" else int(url[key]) if key == "ratio" else float(url[key])
+            except (KeyError, ValueError):
+                del url[key]  # not one of ours: as if it were not there
+
+
 def chosen_step() -> Step:
     """The method chosen on the Prune page, with the options that were set there."""
     name = st.session_state.get("method", "dimensions/svd")

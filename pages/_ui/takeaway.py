@@ -39,7 +39,7 @@ def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
         _downloads(bench, resolved, place, jobs.result(jobs.identity(argv)) or {}, choice)
         return
     if status is not None and status.state == "running":
-        st.progress(status.share, text=f"{status.what}{running.eta(status)}. You can go on working.")
+        running.follow(status)
         return
     if status is not None and status.state == "failed":
         st.error(status.error)

@@ -30,8 +30,15 @@ def chart(figure: Any, alt: str, key: str, table: pd.DataFrame | None = None, **
 
 def verdict(found: Study, index: int, measure: str, vectors: float) -> None:
     first, second = sentence(found, index, measure, vectors)
-    st.markdown(f"#### {first}")
-    st.markdown(second)
+    st.markdown(f"#### {first}\n{second}")
+
+
+def notes(found: Sequence[str]) -> None:
+    """What a reader of the figures must know, behind one line."""
+    if found:
+        with st.popover("What to know about these figures", icon=":material/info:", type="tertiary"):
+            for note in found:
+                st.markdown(f"- {note}")
 
 
 def cards(found: Study, index: int, measures: Sequence[str]) -> None:
@@ -100,7 +107,9 @@ def hurt(found: Study, index: int, measure: str) -> None:
     if found.plain.kept[index] == found.units:
         st.caption("Nothing is cut: nothing hurts.")
         return
-    st.dataframe(hurt_table(found, index, measure, 6), hide_index=True, height="content")
+    number = st.column_config.NumberColumn(format="%.2f", width=70)
+    config: Any = {"query": st.column_config.TextColumn(width="large"), "before": number, "after": number, "change": number}
+    st.dataframe(hurt_table(found, index, measure, 6), hide_index=True, height="content", column_config=config)
     parts = found.slices(index, measure)
     if parts:
         worst = parts[0]

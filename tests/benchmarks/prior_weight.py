@@ -13,6 +13,7 @@ left out, and said. The weight in use is `_PRIOR_WEIGHT` of core/methods/base.py
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import os
 import sys
@@ -32,13 +33,13 @@ from core import data, pipeline, registry  # noqa: E402
 from core.encoders import open_model  # noqa: E402
 from core.methods import base  # noqa: E402
 from core.plan import Step  # noqa: E402
-from core.prepare import Judge, judge, load_prior, prepare  # noqa: E402
+from core.prepare import Bench, Judge, judge, load_prior, prepare  # noqa: E402
 from core.store import home  # noqa: E402
 from core.types import FitContext, Floats, Prior  # noqa: E402
 
-WEIGHTS = (0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
+WEIGHTS = (0.0, 0.01, 0.03, 0.1, 0.25, 0.5, 1.0, 2.0, 4.0, 8.0)
 KEPT = (192, 128, 96, 64)
-SIZES = (300, 600, 1200)
+SIZES = (50, 100, 200, 300, 600, 1200)
 Table = dict[float, NDArray[np.float64]]  # weight -> (draws, cuts) share retained
 
 
@@ -78,21 +79,22 @@ def fitted(one: Judge, documents: Floats, prior: Prior | None, method: str, kept
     return retained(pipeline.curve(one, ranking, ratios(d, kept)))
 
 
-def few_documents(one: Judge, prior: Prior | None, size: int, draws: int, method: str) -> Table:
+def few_documents(
+    one: Judge, prior: Prior | None, size: int, weights: Sequence[float], draws: int, method: str
+) -> Table:
     """Random documents of a larger corpus, the same ones for every weight."""
     out: Table = {}
-    for w in WEIGHTS:
+    for w in weights:
         with weight(w):
             rows = [np.random.default_rng(s).permutation(len(one.documents))[:size] for s in range(draws)]
             out[w] = np.array([fitted(one, one.documents.vectors[r], prior, method, KEPT) for r in rows])
     return out
 
 
-def sample(prior: Prior | None, method: str) -> Table:
+def outside(bench: Bench, weights: Sequence[float], method: str) -> Table:
     """The built-in corpus, judged outside the fit."""
-    bench = replace(prepare("minilm", ["sample"]), prior=prior)
     out: Table = {}
-    for w in WEIGHTS:
+    for w in weights:
         with weight(w):
             cuts = ratios(bench.model.dimension, KEPT)
             curve = pipeline.outside_curve(bench, bench.judges[0], Step(method), cuts)
@@ -106,7 +108,7 @@ def show(title: str, table: Table, kept: Sequence[int]) -> None:
     for w, found in table.items():
         each = zip(100 * found.mean(axis=0), 100 * found.std(axis=0), strict=True)
         cells = "".join(f"{m:8.1f} ±{s:4.1f}" if len(found) > 1 else f"{m:14.1f}" for m, s in each)
-        print(f"  {w:6.1f} {cells}{100 * found.mean():10.2f}", flush=True)
+        print(f"  {w:6.2f} {cells}{100 * found.mean():10.2f}", flush=True)
 
 
 def potion(folder: Path) -> None:
@@ -135,21 +137,27 @@ def main() -> None:
     parser.add_argument("--prior", type=Path, help="another .safetensors than the shipped one")
     parser.add_argument("--draws", type=int, default=5)
     parser.add_argument("--method", default="dimensions/svd")
+    parser.add_argument("--weights", type=float, nargs="+", default=WEIGHTS, help="documents per dimension")
+    parser.add_argument("--sizes", type=int, nargs="+", default=SIZES, help="documents to fit on")
     options = parser.parse_args()
     prior = read_prior(options.prior)
     if prior is None:
         raise SystemExit("there is no prior: make one with tests/benchmarks/make_prior.py, or give --prior")
     print(f"{options.method}, nDCG@10 retained in %; prior: {prior.source}")
-    show("sample, judged outside the fit, dimensions kept:", sample(prior, options.method), KEPT)
+    bench = replace(prepare("minilm", ["sample"]), prior=prior)
+    show("sample, judged outside the fit, dimensions kept:", outside(bench, options.weights, options.method), KEPT)
     if (options.data / "models" / "potion-base-4m").is_dir():
         potion(options.data / "models" / "potion-base-4m")
+    judges = {"sample": bench.judges[0]}
     folder = options.data / "scifact"
-    if not folder.is_dir():
-        return print("\nSciFact is not there: left out (--data names the folder that holds scifact/)")
-    one = judge(open_model("minilm"), data.load(str(folder), split="train")[0])
-    for size in SIZES:
-        found = few_documents(one, prior, size, options.draws, options.method)
-        show(f"SciFact train queries, {size} documents to fit on, {options.draws} draws, dimensions kept:", found, KEPT)
+    if folder.is_dir():
+        judges["SciFact, train queries"] = judge(open_model("minilm"), data.load(str(folder), split="train")[0])
+    else:
+        print("\nSciFact is not there: left out (--data names the folder that holds scifact/)")
+    for (name, one), size in itertools.product(judges.items(), options.sizes):
+        if size < len(one.documents):
+            found = few_documents(one, prior, size, options.weights, options.draws, options.method)
+            show(f"{name}: {size} documents to fit on, {options.draws} draws, dimensions kept:", found, KEPT)
 
 
 if __name__ == "__main__":
