@@ -2,12 +2,13 @@
 
     python tests/benchmarks/prior_weight.py [--data ../shared/data] [--prior FILE] [--draws 5]
 
-Prints, for weights of 0 to 8 documents per dimension, the share of nDCG@10 that SVD retains:
-  SciFact   fitted on a few random documents, judged on all of them with the *train* queries (mean of the draws)
+Prints, for weights of 0 to 8 documents per dimension, the share of the main measure that SVD retains:
   sample    the built-in corpus, every query judged by a fit that never saw its relevant documents
   potion    a model without a prior: no weight may change anything
-Cost: SciFact is embedded once (about five minutes on two cores), then two minutes. Data that is not there is
-left out, and said. The weight in use is `_PRIOR_WEIGHT` of core/methods/base.py.
+  sample, SciFact (nDCG@10, *train* queries), Banking77 (accuracy), STS-B train (Spearman)
+            fitted on a few random documents, judged on the whole set (mean and spread of the draws)
+Cost: SciFact is embedded once (about five minutes on two cores), the rest takes five more. Data that is not
+there is left out, and said. The weight in use is `_PRIOR_WEIGHT` of core/methods/base.py.
 """
 
 from __future__ import annotations
@@ -64,9 +65,9 @@ def ratios(dimension: int, kept: Sequence[int]) -> list[float]:
     return [0.0] + [1 - k / dimension for k in kept]
 
 
-def retained(curve: pipeline.Curve) -> NDArray[np.float64]:
-    """(cuts,) share of nDCG@10 left; the curve's first cut removes nothing."""
-    means = curve.means("ndcg@10")
+def retained(curve: pipeline.Curve, measure: str) -> NDArray[np.float64]:
+    """(cuts,) share of the measure left; the curve's first cut removes nothing."""
+    means = curve.means(measure)
     return np.asarray(means[1:] / means[0])
 
 
@@ -76,7 +77,7 @@ def fitted(one: Judge, documents: Floats, prior: Prior | None, method: str, kept
     nothing = np.zeros((0, d), np.float32), np.zeros(0, np.int64)
     context = FitContext(documents, *nothing, metric=one.documents.metric, prior=prior)
     ranking = registry.build(Step(method)).rank(context)
-    return retained(pipeline.curve(one, ranking, ratios(d, kept)))
+    return retained(pipeline.curve(one, ranking, ratios(d, kept)), one.main)
 
 
 def few_documents(
@@ -99,7 +100,7 @@ def outside(bench: Bench, weights: Sequence[float], method: str) -> Table:
             cuts = ratios(bench.model.dimension, KEPT)
             curve = pipeline.outside_curve(bench, bench.judges[0], Step(method), cuts)
             assert curve is not None
-            out[w] = retained(curve)[None]
+            out[w] = retained(curve, bench.judges[0].main)[None]
     return out
 
 
@@ -120,6 +121,20 @@ def potion(folder: Path) -> None:
         with weight(w):
             found.append(fitted(bench.judges[0], bench.fit_vectors.vectors, bench.prior, "dimensions/svd", (128, 64)))
     print(f"\npotion-base-4m, no prior: weights {WEIGHTS[0]} and {WEIGHTS[-1]} agree: {np.array_equal(*found)}")
+
+
+def elsewhere(folder: Path) -> Iterator[tuple[str, Judge]]:
+    """Other data to be judged on, where it is there: none of it was used to make the prior."""
+    model = open_model("minilm")
+    for name, path, split, limit in (
+        ("SciFact, train queries", "scifact", "train", None),
+        ("Banking77, accuracy", "banking77/train.csv", "test", 3000),
+        ("STS-B, train Spearman", "stsb/sts-train.tsv", "test", 1500),
+    ):
+        if (folder / path).exists():
+            yield name, judge(model, data.load(str(folder / path), split=split, limit=limit)[0])
+        else:
+            print(f"\n{name}: not under --data, left out")
 
 
 def read_prior(path: Path | None) -> Prior | None:
@@ -143,17 +158,12 @@ def main() -> None:
     prior = read_prior(options.prior)
     if prior is None:
         raise SystemExit("there is no prior: make one with tests/benchmarks/make_prior.py, or give --prior")
-    print(f"{options.method}, nDCG@10 retained in %; prior: {prior.source}")
+    print(f"{options.method}, quality retained in %; prior: {prior.source}")
     bench = replace(prepare("minilm", ["sample"]), prior=prior)
     show("sample, judged outside the fit, dimensions kept:", outside(bench, options.weights, options.method), KEPT)
     if (options.data / "models" / "potion-base-4m").is_dir():
         potion(options.data / "models" / "potion-base-4m")
-    judges = {"sample": bench.judges[0]}
-    folder = options.data / "scifact"
-    if folder.is_dir():
-        judges["SciFact, train queries"] = judge(open_model("minilm"), data.load(str(folder), split="train")[0])
-    else:
-        print("\nSciFact is not there: left out (--data names the folder that holds scifact/)")
+    judges = {"sample": bench.judges[0]} | dict(elsewhere(options.data))
     for (name, one), size in itertools.product(judges.items(), options.sizes):
         if size < len(one.documents):
             found = few_documents(one, prior, size, options.weights, options.draws, options.method)
