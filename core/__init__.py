@@ -1,12 +1,12 @@
 """Espalier's engine: rank once, cut anywhere. Usable from a notebook; never imports streamlit.
 
-    bench = prepare("minilm", ["sample"])             open the model, read the data, embed (cached)
-    cut = judge_cut(bench, parse("dimensions/svd keep=128"))    rank -> select -> apply -> measure -> compare
-    cut.retention["sample"]["ndcg@10"].ratio          what is kept, with its interval and p-value
-    found = study(bench, bench.judges[0], Step("dimensions/svd"))   every ratio at once
-    found.recommended("ndcg@10", floor=0.98)          the largest cut that keeps 98 %
+bench = prepare("minilm", ["sample"])             open the model, read the data, embed (cached)
+cut = judge_cut(bench, parse("dimensions/svd keep=128"))    rank -> select -> apply -> measure -> compare
+cut.retention["sample"]["ndcg@10"].ratio          what is kept, with its interval and p-value
+found = study(bench, bench.judges[0], Step("dimensions/svd"))   every ratio at once
+found.recommended("ndcg@10", floor=0.98)          the largest cut that keeps 98 %
 
-    load -> embed -> rank -> select -> apply -> evaluate -> compare -> view | export
+load -> embed -> rank -> select -> apply -> evaluate -> compare -> view | export
 """
 
 from core.encoders import embed, open_model

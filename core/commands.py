@@ -104,8 +104,14 @@ def _check_out(out: Path, model: str, progress: Progress) -> None:
 
 
 def _export(
-    bench: Bench, cut: pipeline.Cutting, answer: dict[str, Any], request: dict[str, Any], out: Path, as_zip: bool, progress: Progress
-) -> None:  # fmt: skip
+    bench: Bench,
+    cut: pipeline.Cutting,
+    answer: dict[str, Any],
+    request: dict[str, Any],
+    out: Path,
+    as_zip: bool,
+    progress: Progress,
+) -> None:
     done: dict[str, Any] = {"path": str(out), "format": request["format"]}
     if request["format"] == "vectors":
         export.export_vectors(bench, cut.reduction, answer, request, out)
@@ -281,7 +287,8 @@ def _verdict(answer: dict[str, Any]) -> list[str]:
             chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
             lines.append(
                 f"{d:20} {m:12} {_number(r['before'])} -> {_number(r['after'])}  kept {_percent(r['ratio'])} "
-                f"({_percent(r['low'])} to {_percent(r['high'])}, p {_number(r['p_value'], 3)}); random {_percent(chance)}"
+                f"({_percent(r['low'])} to {_percent(r['high'])}, p {_number(r['p_value'], 3)}); "
+                f"random {_percent(chance)}"
             )
     if answer["export"]:
         lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")

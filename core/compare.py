@@ -118,7 +118,9 @@ class Slice:
     ratio: float
 
 
-def slices(by: str, names: Sequence[str], before: NDArray[np.float64], after: NDArray[np.float64], least: int = 5) -> list[Slice]:  # fmt: skip
+def slices(
+    by: str, names: Sequence[str], before: NDArray[np.float64], after: NDArray[np.float64], least: int = 5
+) -> list[Slice]:
     """One slice per distinct name, the worst first; slices of under `least` items are left out (too noisy to name)."""
     out = []
     labels = np.asarray(names)

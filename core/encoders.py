@@ -247,7 +247,7 @@ def _dimension(path: Path, modules: Sequence[Mapping[str, Any]], width: int) -> 
 
 
 def _fingerprint(path: Path, weights: Sequence[Path]) -> str:
-    """Content of everything that decides a vector: weights, tokenizer, configs. Names outside the folder do not count."""
+    """Content of everything that decides a vector: weights, tokenizer, configs; not where the folder lies."""
     hashes = [f"{f.relative_to(path)}:{_known_sha256(f, f.stat().st_mtime_ns, f.stat().st_size)}" for f in weights]
     for f in sorted(path.rglob("*.json")):
         if f.name != MANIFEST:

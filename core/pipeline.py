@@ -167,7 +167,8 @@ def _plain_curve(judge: Judge, ranking: Ranking, kept: list[int]) -> Values:
     for k in kept:
         reduction = select(ranking, Cut(keep=k), judge.documents.metric)
         m = measure(judge, *reduced(judge, reduction), reduction.metric)
-        rows.append({name: np.atleast_1d(v) for name, v in {**m.values, **m.extra}.items() if name != "score"})
+        found = dict(m.values) | {name: np.array([v]) for name, v in m.extra.items()}
+        rows.append({name: v for name, v in found.items() if name != "score"})
     return {k: np.stack([r[k] for r in rows]) for k in rows[0]}
 
 

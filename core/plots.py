@@ -46,7 +46,9 @@ def curve_title(found: Study, measure: str, floor: float) -> str:
     return f"{percent(floor, 0)} of {name} holds down to {kept} dimensions (ratio {100 * ratio:.0f} %)"
 
 
-def curves(found: Study, others: Mapping[str, Study], labels: Mapping[str, str], measure: str, index: int, floor: float) -> Any:  # fmt: skip
+def curves(
+    found: Study, others: Mapping[str, Study], labels: Mapping[str, str], measure: str, index: int, floor: float
+) -> Any:
     """Quality kept against pruning ratio: the chosen method with its interval, the others thin, random dashed."""
     x = [100 * r for r in found.plain.ratios]
     b = found.band(measure)
@@ -72,11 +74,13 @@ def curves(found: Study, others: Mapping[str, Study], labels: Mapping[str, str],
     here_y = 100 * float(b.ratio[index])
     low = 50.0 if not here_y < 55 else max(0.0, here_y - 10)
     notes = [{"x": x[mark], "y": 1.0, "yref": "paper", "text": f"▲ meets your {100 * floor:.0f} %", "showarrow": False,
-              "xanchor": "right" if x[mark] > 50 else "left", "yanchor": "bottom", "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
+              "xanchor": "right" if x[mark] > 50 else "left", "yanchor": "bottom",
+              "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
     return _figure(
         data, curve_title(found, measure, floor), 400, shapes=shapes, annotations=notes,
         xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
-        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104], "zeroline": False},
+        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
+               "zeroline": False},
         margin={"l": 52, "r": 12, "t": 84, "b": 48},
     )  # fmt: skip
 
@@ -85,7 +89,9 @@ def _pct(values: NDArray[np.float64]) -> list[float | None]:
     return [round(100 * float(v), 3) if np.isfinite(v) else None for v in values]
 
 
-def _line(x: Sequence[float], y: NDArray[np.float64], name: str, color: str, width: float, dash: str = "solid") -> dict[str, Any]:  # fmt: skip
+def _line(
+    x: Sequence[float], y: NDArray[np.float64], name: str, color: str, width: float, dash: str = "solid"
+) -> dict[str, Any]:
     return {
         "type": "scatter", "mode": "lines", "x": list(x), "y": _pct(y), "name": name,
         "line": {"color": color, "width": width, "dash": dash},
@@ -104,7 +110,14 @@ def meter(rows: Sequence[tuple[str, str, float]]) -> Any:
         base | {"x": shares, "marker": {"color": [CHOSEN if s < 99.5 else grey for s in shares]}},
     ]
     words = [
-        {"x": 0, "y": y + 0.36, "text": f"{label}: <b>{text}</b>", "showarrow": False, "xanchor": "left", "font": {"size": 13}}
+        {
+            "x": 0,
+            "y": y + 0.36,
+            "text": f"{label}: <b>{text}</b>",
+            "showarrow": False,
+            "xanchor": "left",
+            "font": {"size": 13},
+        }
         for (label, text, _), y in zip(rows, places, strict=True)
     ]
     return _figure(
@@ -118,7 +131,8 @@ def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
     """Parameters by part as one stacked bar."""
     data = [
         {"type": "bar", "orientation": "h", "y": ["parameters"], "x": [n / 1e6], "name": part,
-         "marker": {"color": TOPICS[i % len(TOPICS)]}, "text": part if n > 0.07 * total else "", "textposition": "inside",
+         "marker": {"color": TOPICS[i % len(TOPICS)]}, "text": part if n > 0.07 * total else "",
+         "textposition": "inside",
          "insidetextanchor": "middle", "textangle": 0,
          "hovertemplate": f"{part}: {n:,} parameters, {100 * n / max(total, 1):.1f} %<extra></extra>"}
         for i, (part, n) in enumerate(parts)
@@ -127,31 +141,28 @@ def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
     return _figure(
         data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 190, barmode="stack",
         xaxis={"ticksuffix": " M"}, yaxis={"visible": False}, showlegend=True,
-        legend={"orientation": "h", "y": -0.35, "x": 0, "traceorder": "normal"}, margin={"l": 4, "r": 4, "t": 44, "b": 4},
+        legend={"orientation": "h", "y": -0.35, "x": 0, "traceorder": "normal"},
+        margin={"l": 4, "r": 4, "t": 44, "b": 4},
     )  # fmt: skip
 
 
-def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title: str, selected: Sequence[int] = ()) -> Any:
+def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title: str) -> Any:
     """Before and after side by side, one colour scale; text stays out of the traces (it is looked up by row).
 
-    colour: (n,) indices into `names` for topics or clusters, or shares in [0, 1] (neighbour overlap) when names is None.
+    colour: (n,) indices into `names` for topics or clusters, or, when names is None, shares in [0, 1].
     """
     data: list[dict[str, Any]] = []
-    lines = np.asarray(selected, int)
+    kept = "%{marker.color:.0%} of neighbours kept"
     for axis, points in (("", pair.before), ("2", pair.after)):
         for group, rows, marker in _groups(colour, names):
             data.append({
                 "type": "scattergl", "mode": "markers", "x": points[rows, 0].tolist(), "y": points[rows, 1].tolist(),
-                "xaxis": "x" + axis, "yaxis": "y" + axis, "customdata": rows.tolist(), "name": group,
+                "xaxis": "x" + axis, "yaxis": "y" + axis, "customdata": pair.rows[rows].tolist(),
+                "name": group,
                 "legendgroup": group, "showlegend": bool(group) and not axis, "marker": marker,
-                "hovertemplate": "row %{customdata}" + (f" · {group}" if group else " · %{marker.color:.0%} of neighbours kept")
-                + "<extra></extra>",
+                "hovertemplate": f"row %{{customdata}} · {_plain_text(group) or kept}<extra></extra>",
                 "selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.25}},
             })  # fmt: skip
-        if len(lines):
-            data.append({"type": "scatter", "mode": "markers", "x": points[lines, 0].tolist(), "y": points[lines, 1].tolist(),
-                         "xaxis": "x" + axis, "yaxis": "y" + axis, "hoverinfo": "skip", "showlegend": False,
-                         "marker": {"size": 14, "color": "rgba(0,0,0,0)", "line": {"width": 2, "color": LOSS}}})  # fmt: skip
     hidden = {"visible": False, "zeroline": False}
     heads = [{"text": t, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom",
               "xanchor": "left", "font": {"size": 13}} for t, x in (("before", 0.0), ("after", 0.52))]  # fmt: skip
@@ -169,15 +180,16 @@ def _groups(colour: NDArray[Any], names: Sequence[str] | None) -> list[tuple[str
         marker = {"size": 6, "opacity": 0.85, "color": [float(c) for c in colour], "colorscale": "RdYlBu", "cmin": 0,
                   "cmax": 1, "colorbar": bar}  # fmt: skip
         return [("", np.arange(len(colour)), marker)]
-    return [
-        (name, np.flatnonzero(colour == i), {"size": 6, "opacity": 0.85, "color": TOPICS[i % len(TOPICS)],
-                                             "symbol": ("circle", "diamond", "square", "triangle-up")[i // len(TOPICS) % 4]})
-        for i, name in enumerate(names)
-    ]  # fmt: skip
+    shapes = ("circle", "diamond", "square", "triangle-up")
+    groups = []
+    for i, name in enumerate(names):
+        marker = {"size": 6, "opacity": 0.85, "color": TOPICS[i % len(TOPICS)], "symbol": shapes[i // len(TOPICS) % 4]}
+        groups.append((name, np.flatnonzero(colour == i), marker))
+    return groups
 
 
 def moves(before: Sequence[str], after: Sequence[str], grades: Mapping[str, int], titles: Mapping[str, str]) -> Any:
-    """One query's hits before (left) and after (right), lines for the moves; relevant documents in colour with a star."""
+    """One query's hits before (left) and after (right), lines for the moves; relevant ones in colour, starred."""
     data: list[dict[str, Any]] = []
     places = {d: i for i, d in enumerate(after)}
     depth = max(len(before), len(after))
@@ -229,7 +241,8 @@ def tried(rows: Sequence[Mapping[str, Any]], measure: str) -> Any:
     """Cuts side by side: quality kept against bytes per vector, the best at each size marked."""
     best = {r["label"] for r in rows if not any(o["bytes"] <= r["bytes"] and o["kept"] > r["kept"] for o in rows)}
     data = [
-        {"type": "scatter", "mode": "markers+text", "x": [r["bytes"]], "y": [100 * r["kept"]], "text": [_short(r["label"], 30)],
+        {"type": "scatter", "mode": "markers+text", "x": [r["bytes"]], "y": [100 * r["kept"]],
+         "text": [_short(r["label"], 30)],
          "textposition": "top center", "textfont": {"size": 11}, "name": r["label"],
          "marker": {"size": 12, "color": CHOSEN if r["label"] in best else "rgba(128,138,132,0.8)",
                     "symbol": "star" if r["label"] in best else "circle"},

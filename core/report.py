@@ -133,7 +133,7 @@ def add_timing(report: dict[str, Any], model: ModelInfo, timing: Mapping[str, An
 
 
 def sliced(judge: Judge, before: Measurement, after: Measurement, measure: str | None = None) -> list[Slice]:
-    """The main measure by topic or label of the query, and by the length of query and relevant document; worst first."""
+    """The main measure by topic or label, and by the length of query and relevant document; worst first."""
     name = measure or judge.main
     if name not in before.values:
         return []

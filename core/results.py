@@ -28,7 +28,12 @@ def hits(judge: Judge, reduction: Reduction, query: int, k: int = 10) -> Hits:
     assert judge.task is not None
     task, row = judge.task, int(judge.task.query_rows[query])
     documents, queries = reduced(judge, reduction)
-    one = _first(judge, similarity(judge.queries.vectors[row : row + 1], judge.documents.vectors, judge.documents.metric)[0], query, k)
+    one = _first(
+        judge,
+        similarity(judge.queries.vectors[row : row + 1], judge.documents.vectors, judge.documents.metric)[0],
+        query,
+        k,
+    )
     two = _first(judge, similarity(queries[row : row + 1], documents, reduction.metric)[0], query, k)
     span = slice(task.pointer[query], task.pointer[query + 1])
     ids = judge.dataset.documents.ids
@@ -50,7 +55,10 @@ def neighbours(judge: Judge, reduction: Reduction, row: int, k: int = 10) -> tup
     small = apply(reduction, documents)
     asked = apply(reduction, documents[row : row + 1], "query")
     found = []
-    for q, d, metric in ((documents[row : row + 1], documents, judge.documents.metric), (asked, small, reduction.metric)):
+    for q, d, metric in (
+        (documents[row : row + 1], documents, judge.documents.metric),
+        (asked, small, reduction.metric),
+    ):
         scores = similarity(q, d, metric)[0]
         scores[row] = -np.inf
         found.append(top(scores, min(k, len(documents) - 1)))

@@ -154,7 +154,9 @@ def kept_words(ratio: float, low: float, high: float, p: float) -> str:
     """Retention first, then the interval; a loss inside the noise is called that."""
     if not np.isfinite(ratio):
         return "not defined (the unpruned model scores 0)"
-    interval = f"95 % interval {100 * low:.1f} to {100 * high:.1f}" if np.isfinite(low) else "too few queries for an interval"
+    interval = (
+        f"95 % interval {100 * low:.1f} to {100 * high:.1f}" if np.isfinite(low) else "too few queries for an interval"
+    )
     if p >= 0.05 and low <= 1.0 <= high:
         return f"no measurable loss ({percent(ratio)}; {interval})"
     return f"{percent(ratio)} kept ({interval})"
@@ -170,11 +172,14 @@ def sentence(found: Study, index: int, measure: str, vectors: float) -> tuple[st
             f"{size_words(vectors, kept, kept)} Move the ratio to see what a cut costs.",
         )
     words = kept_words(*(float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value)))
-    judged = f"your {count:,} queries" if found.judge.task is not None else f"{len(found.judge.dataset.queries):,} texts"
+    judged = (
+        f"your {count:,} queries" if found.judge.task is not None else f"{len(found.judge.dataset.queries):,} texts"
+    )
     truth = ", agreement with the unpruned model" if found.judge.dataset.truth == "agreement" else ""
     outside = ", judged outside the fit" if found.careful.outside else ""
     chance = percent(float(found.random(measure)[0][index]))
-    first = f"Keep {kept} of {found.units} dimensions: {words} of {name} on {judged}{truth}{outside}; random pruning: {chance}."
+    where = f"of {name} on {judged}{truth}{outside}"
+    first = f"Keep {kept} of {found.units} dimensions: {words} {where}; random pruning: {chance}."
     return first, f"{size_words(vectors, found.units, kept)} Encoding is not faster."
 
 
@@ -182,4 +187,6 @@ def size_words(vectors: float, before: int, after: int) -> str:
     """'10 M vectors: 15.4 GB -> 3.8 GB.'"""
     count = f"{vectors / 1e6:,.10g} M" if vectors >= 1e6 else f"{vectors:,.0f}"
     one = gigabytes(vectors * 4 * before)
-    return f"{count} vectors: {one}." if before == after else f"{count} vectors: {one} → {gigabytes(vectors * 4 * after)}."
+    return (
+        f"{count} vectors: {one}." if before == after else f"{count} vectors: {one} → {gigabytes(vectors * 4 * after)}."
+    )

@@ -43,15 +43,28 @@ table = pd.DataFrame({
 }).round(4)  # fmt: skip
 current = registry.card(chosen.name).label
 points = list(zip(labels, values, table["low"], table["high"], strict=True))
-views.chart(plots.methods(points, current, title, chance), f"{title}; random pruning keeps {100 * chance:.1f} %.", "methods", table)
-st.caption(f"Dashed: the mean of five random draws, {100 * chance:.1f} %." + (f" Not trained yet: {', '.join(waiting)}." if waiting else ""))
+views.chart(
+    plots.methods(points, current, title, chance),
+    f"{title}; random pruning keeps {100 * chance:.1f} %.",
+    "methods",
+    table,
+)
+st.caption(
+    f"Dashed: the mean of five random draws, {100 * chance:.1f} %."
+    + (f" Not trained yet: {', '.join(waiting)}." if waiting else "")
+)
 
 st.markdown("#### Cuts prepared so far")
 rows = runs.prunings(measure)
 if not rows:
-    st.info("None yet. Press *Prepare & verify* on the Prune page: each cut you prepare is kept here, also after a restart.")
+    st.info(
+        "None yet. Press *Prepare & verify* on the Prune page: each cut you prepare is kept here, also after a restart."
+    )
 else:
     figure = plots.tried(rows, measure)
     frame = pd.DataFrame(rows).drop(columns=["run", "started"]).round(4)
     views.chart(figure, f"{len(rows)} prepared cuts: quality kept against bytes per vector.", "tried", frame)
-    st.dataframe(frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "path"]], hide_index=True)
+    st.dataframe(
+        frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "path"]],
+        hide_index=True,
+    )

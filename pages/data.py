@@ -28,18 +28,26 @@ for judge in bench.judges:
     judged = len(judge.task) if judge.task is not None else len(d.queries)
     kind = {"retrieval": "documents", "pairs": "pairs", "labels": "training texts"}[d.kind]
     topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
-    st.markdown(f"**{d.name}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*.")
+    st.markdown(
+        f"**{d.name}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*."
+    )
     for note in d.notes:
         st.caption(f":material/info: {note}")
 with st.expander("Read some of them"):
     texts = bench.judges[0].dataset.documents
     rows = range(0, len(texts), max(1, len(texts) // 25))
-    st.dataframe(pd.DataFrame({"id": [texts.ids[i] for i in rows], "text": [texts.full[i][:300] for i in rows]}), hide_index=True)
+    st.dataframe(
+        pd.DataFrame({"id": [texts.ids[i] for i in rows], "text": [texts.full[i][:300] for i in rows]}), hide_index=True
+    )
 
 st.markdown("#### What fits, what judges")
 st.markdown(
     f"Methods learn from **{', '.join(bench.fit_names)}** ({len(bench.fit):,} texts, no judgements). "
-    + ("These are the texts that are searched." if bench.inside else "These are other texts than those that are searched.")
+    + (
+        "These are the texts that are searched."
+        if bench.inside
+        else "These are other texts than those that are searched."
+    )
 )
 known = {"": "the corpus itself", **session.datasets()}
 current = st.session_state.get("fit_on_spec", "")

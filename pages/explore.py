@@ -10,7 +10,9 @@ bench, choice = cache.settle()
 judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
 step = session.chosen_step()
 if not cache.at_once(bench, step.name) and not cache.trained(choice, step):
-    st.info(f"{registry.card(step.name).label} is not trained yet for these texts: open *Prune* to start it. SVD is shown.")
+    st.info(
+        f"{registry.card(step.name).label} is not trained yet for these texts: open *Prune* to start it. SVD is shown."
+    )
     step = session.fallback_step()
 found = cache.study(bench, step, judge)
 measure = st.session_state.get("measure", "ndcg@10")

@@ -32,9 +32,14 @@ for name in registry.names("dimensions"):
     known = cache.at_once(bench, name) or cache.trained(choice, Step(name))
     found = cache.study(bench, Step(name), judge) if known else None
     card = registry.card(name)
-    at = {f"kept at {r} %": None if found is None else round(100 * float(found.ratio(measure)[r]), 1) for r in (50, 67, 75, 83)}
+    at = {
+        f"kept at {r} %": None if found is None else round(100 * float(found.ratio(measure)[r]), 1)
+        for r in (50, 67, 75, 83)
+    }
     rows.append({"method": card.label, "kind": card.kind, **at})
-st.markdown(f"**Measured on {bench.judges[judge].name}**: {MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned model, at four pruning ratios")
+st.markdown(
+    f"**Measured on {bench.judges[judge].name}**: {MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned model, at four pruning ratios"
+)
 st.dataframe(pd.DataFrame(rows), hide_index=True, height="content")
 st.caption("Empty: the method has to be trained; choose it on the Prune page.")
 

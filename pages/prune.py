@@ -60,7 +60,11 @@ def workbench() -> None:
         with st.container(border=True):
             st.markdown("**Hurt most**", help="Queries that lost most, worst first; the worst slice beside the mean.")
             views.hurt(shown, index, measure)
-            st.page_link("pages/explore.py", label="See the results and the map, before and after", icon=":material/travel_explore:")
+            st.page_link(
+                "pages/explore.py",
+                label="See the results and the map, before and after",
+                icon=":material/travel_explore:",
+            )
         with st.container(border=True):
             st.markdown("**Take it away**")
             takeaway.panel(bench, choice, shown.plan(index))
@@ -71,7 +75,9 @@ if choice != session.wanted():
     status = jobs.start(["embed", *wanted.arguments], f"Embedding {session.datasets()[wanted.data]}")
     if status.state == "failed":
         st.error(status.error)
-    st.info(f"Shown until it is ready: {session.datasets().get(choice.data)} with {session.models().get(choice.model)}.")
+    st.info(
+        f"Shown until it is ready: {session.datasets().get(choice.data)} with {session.models().get(choice.model)}."
+    )
 if goal != "index":
     st.info(
         f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): not built yet. "

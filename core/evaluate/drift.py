@@ -47,7 +47,9 @@ def neighbours(documents: Floats, rows: Ints, metric: Metric = "cosine", k: int 
     return from_neighbours(documents[rows], documents, ids, rows, k=k, metric=metric)
 
 
-def overlap(near: Judgements, probed: Floats, documents: Floats, cuts: list[int], metric: Metric) -> NDArray[np.float64]:  # fmt: skip
+def overlap(
+    near: Judgements, probed: Floats, documents: Floats, cuts: list[int], metric: Metric
+) -> NDArray[np.float64]:
     """(len(cuts), probes) share of the true neighbours that keep a rank within k, for axes in order."""
     k = int(near.pointer[1]) if len(near) else 0
     if k == 0:

@@ -89,7 +89,9 @@ def from_qrels(
             grades += [float(g) for _, g in found]
             pointer.append(len(judged))
     own = np.full(len(rows), -1, np.int64)
-    return Judgements(*map(_ints, (rows, columns, pointer, judged)), np.array(grades, np.float64), own)
+    return Judgements(
+        _ints(rows), columns, _ints(pointer), _ints(judged), np.array(grades, np.float64), own
+    )  # fmt: skip
 
 
 def _ints(values: Any) -> Ints:
@@ -134,7 +136,7 @@ def from_neighbours(
 def unit(x: Floats) -> Floats:
     """Rows of length one; a zero row stays zero (its cosine with anything is 0)."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 
 
 def similarity(queries: Floats, documents: Floats, metric: Metric) -> Floats:
@@ -272,7 +274,7 @@ def _kernel() -> Any:
     """The counting loop, compiled once (numba keeps the machine code on disk)."""
     import numba
 
-    @numba.njit(cache=True, nogil=True, error_model="numpy")  # type: ignore[untyped-decorator]
+    @numba.njit(cache=True, nogil=True, error_model="numpy")
     def count(scores, scale, tie, above, pointer, judged, own, start, out):  # type: ignore[no-untyped-def]
         n = scores.shape[1]
         for i in range(scores.shape[0]):

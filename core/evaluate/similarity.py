@@ -46,8 +46,11 @@ def label_hits(
     return dict(sorted(hits.items()))
 
 
-def _hits(model: object, train: Floats, labels: Sequence[str], test: Floats, wanted: NDArray[np.str_]) -> NDArray[np.float64]:  # fmt: skip
+def _hits(
+    model: object, train: Floats, labels: Sequence[str], test: Floats, wanted: NDArray[np.str_]
+) -> NDArray[np.float64]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         model.fit(train, list(labels))  # type: ignore[attr-defined]
-        return (model.predict(test) == wanted).astype(np.float64)  # type: ignore[attr-defined]
+        hits = model.predict(test) == wanted  # type: ignore[attr-defined]
+        return np.asarray(hits, np.float64)

@@ -57,7 +57,8 @@ def check_destination(out: Path, source: Path, needed: int) -> None:
         )
     if free < 2 * needed:
         raise InputError(
-            f"--out {out}: {free / 1e6:,.0f} MB free, about {2 * needed / 1e6:,.0f} MB needed. Free space or choose another disk."
+            f"--out {out}: {free / 1e6:,.0f} MB free, about {2 * needed / 1e6:,.0f} MB needed. "
+            "Free space or choose another disk."
         )
 
 

@@ -23,7 +23,7 @@ def encode(model, texts, prompt):  # type: ignore[no-untyped-def]
 
 
 def timings(models, texts, rounds):  # type: ignore[no-untyped-def]
-    """Seconds of each model for one batch of 32 and for single texts, in alternation: {name: {"batch": [], "one": []}}."""
+    """Seconds of each model for a batch of 32 and for one text, in alternation: {name: {"batch": [], "one": []}}."""
     taken = {name: {"batch": [], "one": []} for name in models}
     batch, single = texts[:32], texts[0]
     for turn in range(rounds + 1):  # the first round warms up

@@ -81,7 +81,7 @@ def time_model(model: ModelInfo, texts: Sequence[str], rounds: int = 5) -> dict[
             "rounds": rounds,
         }
         answer = run_fresh(request, folder)
-    return answer["models"]["source"] | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
+    return dict(answer["models"]["source"]) | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
 
 
 def _spread(texts: Sequence[str], most: int = 64) -> list[str]:

@@ -114,7 +114,7 @@ def listwise_sample(context: FitContext, seed: int, queries: int, documents: int
 
 def _unit(x: Floats) -> Floats:
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.divide(x, norms, out=np.zeros_like(x), where=norms > 0)
+    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 
 
 def softmax(x: NDArray[Any]) -> NDArray[Any]:

@@ -102,7 +102,7 @@ class Distilled(Method):
         idea="Train a projection so that titles and sentences of the corpus still find what the full model finds.",
         cost="400 small steps: about ten seconds, plus embedding up to 6,000 short texts once.",
         benefits="The best at cuts of 4x and more: several points of nDCG@10 above SVD, still without labels.",
-        limits="Little to gain below 3x. Fitted on the corpus; one learned matrix, so no axis can be dropped by itself.",
+        limits="Little to gain below 3x. Fitted on the corpus; one learned matrix, no axis can be dropped alone.",
         reference="Listwise distillation: Cao et al., Learning to Rank (ListNet), ICML 2007, applied to a projection.",
         kind="rotation",
         learns_from="pseudo-queries",
@@ -112,7 +112,6 @@ class Distilled(Method):
             "gram: the projection is not orthogonal",
             "idempotent: the projection is not orthogonal",
             "rows: it samples pseudo-queries by position",
-            "permutation: gradient descent rounds differently",
         ),
     )
     steps: int = option(400, "gradient steps; too many overfit, the held-out loss decides", 1, 20000)

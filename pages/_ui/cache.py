@@ -98,7 +98,9 @@ def reduction(bench: Bench, step: Step) -> Reduction:
 
 
 @st.cache_data(max_entries=_MANY, show_spinner=False)
-def _two_stage(key: str, step: str, index: int, shortlist: int, _judge: Judge, _reduction: Reduction) -> dict[str, float]:
+def _two_stage(
+    key: str, step: str, index: int, shortlist: int, _judge: Judge, _reduction: Reduction
+) -> dict[str, float]:
     return pipeline.two_stage(_judge, _reduction, shortlist)
 
 
@@ -122,8 +124,9 @@ def search_ms(bench: Bench, step: Step, index: int = 0) -> tuple[float, float]:
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
 def _drift(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> Drift:
     full = _judge.documents.vectors
+    near = moved.neighbours(full, maps.sample_rows(len(full)), _judge.documents.metric)  # those on the map
     metrics = (_judge.documents.metric, _reduction.metric)
-    return moved.drift(full, apply(_reduction, full), metrics=metrics, most=5000)
+    return moved.drift(full, apply(_reduction, full), metrics=metrics, near=near)
 
 
 def drift(bench: Bench, step: Step, index: int = 0) -> Drift:
@@ -151,10 +154,8 @@ def sweep_command(choice: Choice, step: Step) -> list[str]:
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
 def _pca(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> maps.MapPair:
-    from core.evaluate.drift import probes
-
     vectors = _judge.documents.vectors
-    return maps.pca_pair(vectors, _reduction, probes(len(vectors), most=3000))
+    return maps.pca_pair(vectors, _reduction, maps.sample_rows(len(vectors)))
 
 
 def pca(bench: Bench, step: Step, index: int = 0) -> maps.MapPair:

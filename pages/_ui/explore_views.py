@@ -25,7 +25,9 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
     pair = _pair(bench, choice, index, cut, reduction)
     topics = judge.dataset.documents.labels
     offered = (["topic"] if topics else []) + ["neighbours kept", "cluster"]
-    by = st.segmented_control("Colour by", offered, default=offered[0], required=True, key="colour", persist_state="session")
+    by = st.segmented_control(
+        "Colour by", offered, default=offered[0], required=True, key="colour", persist_state="session"
+    )
     colour, names = _colour(bench, index, cut, reduction, pair, str(by))
     title = _title(pair)
     event = views.chart(
@@ -35,7 +37,9 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
     st.caption(_about(pair))
     picked = _picked(event)
     if not picked:
-        st.info("Pick points on either map (click, or draw with the lasso) to read their texts and see their neighbours.")
+        st.info(
+            "Pick points on either map (click, or draw with the lasso) to read their texts and see their neighbours."
+        )
         _moved_most(bench, index, cut)
         return
     _selection(judge, reduction, picked)
@@ -67,7 +71,9 @@ def _title(pair: MapPair) -> str:
 
 
 def _about(pair: MapPair) -> str:
-    floor = f" The noise floor, two layouts of the same vectors, is {pair.noise:.2f}." if np.isfinite(pair.noise) else ""
+    floor = (
+        f" The noise floor, two layouts of the same vectors, is {pair.noise:.2f}." if np.isfinite(pair.noise) else ""
+    )
     notes = " ".join(pair.notes)
     return f"{len(pair.rows):,} documents. The median point moves {pair.moved:.2f} layout radii.{floor} Positions are not drift: colour by neighbours kept, measured in the full space. {notes}"  # fmt: skip
 
@@ -82,9 +88,9 @@ def _colour(bench: Bench, index: int, cut: Step, reduction: Reduction, pair: Map
         found = cache.clusters(bench, index)[pair.rows]
         return found, [f"cluster {i + 1}" for i in range(int(found.max()) + 1)]
     drift = cache.drift(bench, cut, index)
-    kept = np.full(len(judge.documents), np.nan)
-    kept[drift.rows] = drift.overlap
-    return np.nan_to_num(kept[pair.rows], nan=1.0), None
+    kept = np.ones(len(judge.documents))
+    kept[drift.rows] = drift.overlap  # the same rows as the map's
+    return kept[pair.rows], None
 
 
 def _picked(event: Any) -> list[int]:
@@ -116,7 +122,10 @@ def _selection(judge: Judge, reduction: Reduction, picked: list[int]) -> None:
         )  # fmt: skip
     if len(rows) > 1:
         with st.expander(f"All {len(rows)} picked texts"):
-            st.dataframe(pd.DataFrame({"id": [texts.ids[r] for r in rows], "text": [texts.full[r][:_TEXT] for r in rows]}), hide_index=True)
+            st.dataframe(
+                pd.DataFrame({"id": [texts.ids[r] for r in rows], "text": [texts.full[r][:_TEXT] for r in rows]}),
+                hide_index=True,
+            )
 
 
 def _name(judge: Judge, row: int) -> str:
@@ -139,9 +148,13 @@ def _moved_most(bench: Bench, index: int, cut: Step) -> None:
     summary = drift.summary
     st.caption(f"Over {len(drift.rows):,} documents: neighbours kept {percent(float(drift.overlap.mean()))}, cosine {summary['cosine']:.3f}, CKA {summary['cka']:.3f}.")  # fmt: skip
     if labels:
-        frame = pd.DataFrame({"topic": [labels[int(r)] for r in drift.rows], "neighbours kept": drift.overlap, "cosine": drift.cosine})
+        frame = pd.DataFrame(
+            {"topic": [labels[int(r)] for r in drift.rows], "neighbours kept": drift.overlap, "cosine": drift.cosine}
+        )
         st.markdown("**By topic**, worst first")
-        st.dataframe(frame.groupby("topic", as_index=False).mean().sort_values("neighbours kept").round(3), hide_index=True)
+        st.dataframe(
+            frame.groupby("topic", as_index=False).mean().sort_values("neighbours kept").round(3), hide_index=True
+        )
 
 
 def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) -> None:
@@ -167,7 +180,9 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
                           "relevant after": [shown.grades.get(d, 0) for d in two]})  # fmt: skip
     st.markdown(f"**{texts[picked]}**")
     views.chart(plots.moves(one, two, shown.grades, names), alt, "moves", table)
-    st.caption("Left before, right after. Green lines and ★ are judged relevant (★★ fully). Results by the cut fitted on all documents.")
+    st.caption(
+        "Left before, right after. Green lines and ★ are judged relevant (★★ fully). Results by the cut fitted on all documents."
+    )
     for d in shown.grades:
         row = ids.index(d)
         place = f"rank {one.index(d) + 1}" if d in one else "beyond ten"

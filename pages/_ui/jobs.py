@@ -36,7 +36,9 @@ def follow(status: Status) -> None:
         if now is None or now.ended:
             st.rerun()
         st.progress(min(1.0, now.share), text=f"{now.what} · {100 * now.share:.0f} %{eta(now)}. You can go on working.")
-        if st.button("Cancel", key=f"stop-{status.id}", icon=":material/close:", help="Stops now; what is finished is kept."):
+        if st.button(
+            "Cancel", key=f"stop-{status.id}", icon=":material/close:", help="Stops now; what is finished is kept."
+        ):
             jobs.cancel(status.id)
             st.rerun()
 

@@ -62,7 +62,9 @@ def method() -> Step:
     """The method and its options; five stand first, the rest behind *all methods*."""
     st.selectbox("Cut", ["dimensions"], format_func=lambda _: "Dimensions of the vectors", help="What a unit is. Whole vectors, vocabulary, heads, neurons, width and layers come next.", key="target")  # fmt: skip
     every = st.session_state.get("all_methods", False)
-    offered = registry.names("dimensions") if every or st.session_state.get("method") not in (None, *FIRST) else list(FIRST)
+    offered = (
+        registry.names("dimensions") if every or st.session_state.get("method") not in (None, *FIRST) else list(FIRST)
+    )
     name = st.selectbox("Method", offered, format_func=lambda n: registry.card(n).label, **kept("method"))
     st.caption(registry.card(name).idea)
     with st.expander("Options and all methods"):

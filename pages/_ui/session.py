@@ -95,7 +95,9 @@ def share() -> None:
             url[key] = registry.card(state[key]).label if key == "method" else f"{state[key]:g}"
         elif key in url:
             try:
-                state[key] = names[url[key]] if key == "method" else int(url[key]) if key == "ratio" else float(url[key])
+                state[key] = (
+                    names[url[key]] if key == "method" else int(url[key]) if key == "ratio" else float(url[key])
+                )
             except (KeyError, ValueError):
                 del url[key]  # not one of ours: as if it were not there
 

@@ -44,7 +44,10 @@ def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
     if status is not None and status.state == "failed":
         st.error(status.error)
     if last and last != jobs.identity(argv):
-        st.warning("**Out of date**: a setting moved since the last download was prepared. Prepare again.", icon=":material/history:")
+        st.warning(
+            "**Out of date**: a setting moved since the last download was prepared. Prepare again.",
+            icon=":material/history:",
+        )
     st.button(
         "Prepare & verify", type="primary", icon=":material/verified:", key="prepare", on_click=_prepare, args=(argv, status),
         help="Writes the pruned model, reopens it in a fresh process with plain SentenceTransformer, compares the vectors, and only then offers it. About half a minute.",
@@ -63,7 +66,10 @@ def _prepare(argv: list[str], status: Status | None) -> None:
 def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], choice: Choice) -> None:
     done = report.get("export") or {}
     if "max_difference" in done:
-        st.success(f"**Verified**: reopened in a fresh process, largest difference {done['max_difference']:.1e}.", icon=":material/verified:")
+        st.success(
+            f"**Verified**: reopened in a fresh process, largest difference {done['max_difference']:.1e}.",
+            icon=":material/verified:",
+        )
     if card(plan.steps[0].name).refits:
         _exact(report)
     reduction = cache.reduction(bench, plan.steps[0])  # type: ignore[arg-type]
@@ -76,7 +82,9 @@ def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], ch
     vectors = export.vectors.parquet(judge.dataset.documents.ids, small)
     row.download_button(f"Vectors {len(vectors) / 1e6:.1f} MB", vectors, export.content_name("vectors", vectors, ".parquet"), key="get_vectors", on_click="ignore", icon=":material/table_rows:", help="Ids and pruned vectors as Parquet.")  # fmt: skip
     plain = export.vectors.npy(small)
-    row.download_button("as .npy", plain, export.content_name("vectors", plain, ".npy"), key="get_npy", on_click="ignore")
+    row.download_button(
+        "as .npy", plain, export.content_name("vectors", plain, ".npy"), key="get_npy", on_click="ignore"
+    )
     archive = Path(done["zip"]) if done.get("zip") else None
     if archive is not None and archive.exists():
         words = f"Model {archive.stat().st_size / 1e6:.0f} MB" if "max_difference" in done else "Folder"
@@ -91,16 +99,23 @@ def _exact(report: dict[str, Any]) -> None:
         main = next(iter(measures), None)
         if main:
             r = measures[main]
-            st.info(f"Fitted anew for this size: {percent(r['ratio'])} of {main} on {name} (the curve shows one basis for all sizes).")
+            st.info(
+                f"Fitted anew for this size: {percent(r['ratio'])} of {main} on {name} (the curve shows one basis for all sizes)."
+            )
             return
 
 
 def _copies(plan: Plan, choice: Choice, place: str = "DIR") -> None:
     row = st.container(horizontal=True)
     with row.popover("Copy command", icon=":material/terminal:"):
-        st.code(shlex.join(["python", "-m", "core", *command(choice, plan, "pruned-model")]), language="bash", wrap_lines=True)
+        st.code(
+            shlex.join(["python", "-m", "core", *command(choice, plan, "pruned-model")]),
+            language="bash",
+            wrap_lines=True,
+        )
     with row.popover("Copy Python", icon=":material/code:"):
-        st.code(f'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])')
+        st.code(
+            f'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])'
+        )
         st.caption("Migrate an index with the matrix:")
         st.code(export.vectors.SNIPPET)
-

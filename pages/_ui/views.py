@@ -52,13 +52,17 @@ def cards(found: Study, index: int, measures: Sequence[str]) -> None:
         delta = "within noise" if noise else f"{before * (ratio - 1):+.3f} of {before:.3f}"
         colour: Any = "off" if noise else "normal"
         column.metric(MEASURE_NAMES.get(m, m), percent(ratio), delta, delta_color=colour, delta_arrow="off" if noise else "auto", help=MEASURE_HELP.get(m), border=True)  # fmt: skip
-        column.caption(f"{100 * b.low[index]:.1f} to {100 * b.high[index]:.1f} %" if np.isfinite(b.low[index]) else "no interval")
+        column.caption(
+            f"{100 * b.low[index]:.1f} to {100 * b.high[index]:.1f} %" if np.isfinite(b.low[index]) else "no interval"
+        )
     if len(found.overlap):
         columns[-1].metric("Neighbours kept", percent(float(found.overlap[index])), border=True, help="The share of a document's ten nearest neighbours that are still among its ten nearest, measured in the full space. Cosine falls later than this.")  # fmt: skip
         columns[-1].caption("of 10, full space")
 
 
-def curve(found: Study, others: dict[str, Study], labels: dict[str, str], measure: str, index: int, floor: float) -> None:
+def curve(
+    found: Study, others: dict[str, Study], labels: dict[str, str], measure: str, index: int, floor: float
+) -> None:
     figure = plots.curves(found, others, labels, measure, index, floor)
     b, (chance, _) = found.band(measure), found.random(measure)
     alt = f"{plots.curve_title(found, measure, floor)}. At the chosen ratio {percent(float(b.ratio[index]))} is kept; random pruning keeps {percent(float(chance[index]))}."  # fmt: skip
@@ -85,7 +89,11 @@ def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
     size = bench.model.bytes
     rows = [
         ("vector", f"{4 * full:,} → {4 * kept:,} B", share),
-        ("index", f"{gigabytes(index_bytes(int(vectors), full))} → {gigabytes(index_bytes(int(vectors), kept))}", share),
+        (
+            "index",
+            f"{gigabytes(index_bytes(int(vectors), full))} → {gigabytes(index_bytes(int(vectors), kept))}",
+            share,
+        ),
         ("model file", f"{size / 1e6:.1f} → {(size + extra) / 1e6:.1f} MB", (size + extra) / size),
         ("encoding time", "1.00x (ideal 1.00x)", 1.0),
     ]
@@ -108,7 +116,12 @@ def hurt(found: Study, index: int, measure: str) -> None:
         st.caption("Nothing is cut: nothing hurts.")
         return
     number = st.column_config.NumberColumn(format="%.2f", width=70)
-    config: Any = {"query": st.column_config.TextColumn(width="large"), "before": number, "after": number, "change": number}
+    config: Any = {
+        "query": st.column_config.TextColumn(width="large"),
+        "before": number,
+        "after": number,
+        "change": number,
+    }
     st.dataframe(hurt_table(found, index, measure, 6), hide_index=True, height="content", column_config=config)
     parts = found.slices(index, measure)
     if parts:

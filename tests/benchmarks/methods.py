@@ -22,7 +22,9 @@ def run(data: Path, corpus: str = "scifact") -> None:
     bench = prepare("minilm", [source])
     judge = bench.judges[0]
     base = pipeline.measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
-    print(f"nDCG@10 kept on {judge.name} ({len(judge.task)} queries), with 95 % intervals; CPU seconds to fit all four\n")
+    print(
+        f"nDCG@10 kept on {judge.name} ({len(judge.task)} queries), with 95 % intervals; CPU seconds to fit all four\n"
+    )
     print("| method | " + " | ".join(map(str, SIZES)) + " | CPU s |\n|---|" + "---|" * (len(SIZES) + 1))
     for name in registry.names("dimensions"):
         context = bench.context(registry.card(name))

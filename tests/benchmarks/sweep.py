@@ -48,7 +48,8 @@ def usual(task: Any, queries: Any, documents: Any, cuts: list[int]) -> np.ndarra
         scores, hits = index.search(q, 100)
         scores = np.round(scores.astype(np.float64), 6)
         run = {
-            str(i): dict(zip((name[h] for h in hits[i].tolist()), scores[i].tolist(), strict=True)) for i in range(len(q))
+            str(i): dict(zip((name[h] for h in hits[i].tolist()), scores[i].tolist(), strict=True))
+            for i in range(len(q))
         }
         per = judge.evaluate(run).values()
         rows.append([statistics.mean(v[m.replace(".", "_")] for v in per) for m in NAMES])
@@ -94,5 +95,7 @@ def run(data: Path) -> None:
     asked = rng.permutation(len(d))[:1000]
     q = d[asked] + 0.6 * rng.standard_normal((1000, 384), dtype=np.float32) * spectrum
     ids = [f"{i:08d}" for i in range(len(d))]
-    task = engine.from_qrels([str(i) for i in range(1000)], ids, {str(i): {ids[int(a)]: 1} for i, a in enumerate(asked)})
+    task = engine.from_qrels(
+        [str(i) for i in range(1000)], ids, {str(i): {ids[int(a)]: 1} for i, a in enumerate(asked)}
+    )
     compare("synthetic, 100,000 x 1,000", task, q, d, 3)
