@@ -17,5 +17,5 @@ pages = [
 page = st.navigation(pages)
 st.html(Path("assets/style.html"))
 st.logo("assets/logo.svg", size="large")
-jobs.panel()
 page.run()
+jobs.panel()  # after the page: what it started is listed at once

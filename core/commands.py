@@ -275,6 +275,10 @@ def _number(value: float | None, digits: int = 4) -> str:
     return "not defined" if value is None else f"{value:.{digits}f}"
 
 
+def _p_value(value: float | None) -> str:
+    return "p not defined" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
 def _quality(quality: dict[str, Any]) -> list[str]:
     return [f"{d:24} {m:12} {_number(v)}" for d, ms in quality.items() for m, v in ms.items()]
 
@@ -287,7 +291,7 @@ def _verdict(answer: dict[str, Any]) -> list[str]:
             chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
             lines.append(
                 f"{d:20} {m:12} {_number(r['before'])} -> {_number(r['after'])}  kept {_percent(r['ratio'])} "
-                f"({_percent(r['low'])} to {_percent(r['high'])}, p {_number(r['p_value'], 3)}); "
+                f"({_percent(r['low'])} to {_percent(r['high'])}, {_p_value(r['p_value'])}); "
                 f"random {_percent(chance)}"
             )
     if answer["export"]:

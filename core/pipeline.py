@@ -87,8 +87,8 @@ def figures(m: Measurement) -> dict[str, float]:
 
 
 def reduced(judge: Judge, reduction: Reduction) -> tuple[Floats, Floats]:
-    """The judge's documents and queries after the cut."""
-    side = "query" if judge.dataset.kind == "retrieval" else "document"
+    """The judge's documents and queries after the cut; two maps meet in every score but a classifier's."""
+    side = "document" if judge.dataset.kind == "labels" else "query"
     return apply(reduction, judge.documents.vectors), apply(reduction, judge.queries.vectors, side)  # type: ignore[arg-type]
 
 

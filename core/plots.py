@@ -154,7 +154,8 @@ def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title
     data: list[dict[str, Any]] = []
     kept = "%{marker.color:.0%} of neighbours kept"
     for axis, points in (("", pair.before), ("2", pair.after)):
-        for group, rows, marker in _groups(colour, names):
+        for name, rows, marker in _groups(colour, names):
+            group = _plain_text(name)
             data.append({
                 "type": "scattergl", "mode": "markers", "x": points[rows, 0].tolist(), "y": points[rows, 1].tolist(),
                 "xaxis": "x" + axis, "yaxis": "y" + axis, "customdata": pair.rows[rows].tolist(),
@@ -170,7 +171,7 @@ def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title
         data, title, 560, annotations=heads, showlegend=names is not None, dragmode="lasso",
         xaxis=hidden | {"domain": [0, 0.48]}, xaxis2=hidden | {"domain": [0.52, 1]},
         yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
-        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 78, "b": 8},
+        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 92, "b": 8},
     )  # fmt: skip
 
 

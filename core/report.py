@@ -139,6 +139,8 @@ def sliced(judge: Judge, before: Measurement, after: Measurement, measure: str |
         return []
     one, two = before.values[name], after.values[name]
     asked = judge.query_texts
+    if len(one) != len(asked):
+        return []  # one figure for all of them (Spearman over pairs): nothing to slice
     out = []
     topics = asked.labels or _topics(judge)
     if topics:

@@ -6,6 +6,7 @@ import streamlit as st
 from core import plots
 from pages._ui import cache, load_your_own, session, views
 
+session.share()
 bench, choice = cache.settle()
 info = bench.model
 
@@ -29,7 +30,7 @@ for judge in bench.judges:
     kind = {"retrieval": "documents", "pairs": "pairs", "labels": "training texts"}[d.kind]
     topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
     st.markdown(
-        f"**{d.name}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*."
+        f"**{views.plain(d.name)}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*."
     )
     for note in d.notes:
         st.caption(f":material/info: {note}")
@@ -42,7 +43,7 @@ with st.expander("Read some of them"):
 
 st.markdown("#### What fits, what judges")
 st.markdown(
-    f"Methods learn from **{', '.join(bench.fit_names)}** ({len(bench.fit):,} texts, no judgements). "
+    f"Methods learn from **{views.plain(', '.join(bench.fit_names))}** ({len(bench.fit):,} texts, no judgements). "
     + (
         "These are the texts that are searched."
         if bench.inside

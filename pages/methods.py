@@ -6,8 +6,9 @@ import streamlit as st
 from core import registry
 from core.plan import Step
 from core.verdict import MEASURE_NAMES
-from pages._ui import cache, options
+from pages._ui import cache, options, session
 
+session.share()
 bench, choice = cache.settle()
 judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
 offered = options.measures(bench, judge)
@@ -40,8 +41,12 @@ for name in registry.names("dimensions"):
 st.markdown(
     f"**Measured on {bench.judges[judge].name}**: {MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned model, at four pruning ratios"
 )
-st.dataframe(pd.DataFrame(rows), hide_index=True, height="content")
-st.caption("Empty: the method has to be trained; choose it on the Prune page.")
+one_decimal = st.column_config.NumberColumn(format="%.1f")
+st.dataframe(
+    pd.DataFrame(rows), hide_index=True, height="content",
+    column_config={c: one_decimal for c in rows[0] if c.startswith("kept")},
+)  # fmt: skip
+st.caption("None: the method has to be trained first; choose it on the Prune page.")
 
 for name in registry.names("dimensions"):
     card = registry.card(name)

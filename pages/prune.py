@@ -6,10 +6,25 @@ from core import registry
 from core.plan import Step
 from pages._ui import cache, jobs, options, session, takeaway, views
 
+session.arrive()
 bench, choice = cache.settle()
 judge = options.sources(bench)
 goal, floor, measure = options.wish(bench, judge)
 st.divider()
+
+
+def awaited(wanted: session.Choice) -> None:
+    """Embed what was chosen, once; until it is ready, or when that failed or was cancelled, the last choice stays."""
+    argv = ["embed", *wanted.arguments]
+    label = views.plain(f"Embedding {session.datasets()[wanted.data]}")
+    status = jobs.look(argv)
+    if status is None or status.state == "running":
+        jobs.start(argv, label)
+    else:
+        st.error(f"{label}: {views.plain(status.error or status.state)}")
+        st.button("Try again", on_click=jobs.again, args=(argv, label), key="embed_again")
+    shown = f"{session.datasets().get(choice.data)} with {session.models().get(choice.model)}"
+    st.info(f"Shown until it is ready: {views.plain(shown)}.")
 
 
 def pending(step: Step) -> bool:
@@ -71,13 +86,7 @@ def workbench() -> None:
 
 
 if choice != session.wanted():
-    wanted = session.wanted()
-    status = jobs.start(["embed", *wanted.arguments], f"Embedding {session.datasets()[wanted.data]}")
-    if status.state == "failed":
-        st.error(status.error)
-    st.info(
-        f"Shown until it is ready: {session.datasets().get(choice.data)} with {session.models().get(choice.model)}."
-    )
+    awaited(session.wanted())
 if goal != "index":
     st.info(
         f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): not built yet. "

@@ -19,9 +19,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import data, encoders, prepare
+from core import data, encoders
 from core.encoders import ModelInfo, describe, embed, encode, load, missing, open_model, prompt_of
 from core.errors import Cancelled, InputError, ModelRefused
+from core.prepare import missing as still_missing
+from core.prepare import prepare
 from tests.tiny_models import ARCHITECTURES, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
 TEXTS = [f"{a} {b} {WORDS[-1 - i]}" for i, a in enumerate(WORDS) for b in WORDS[:4]]
@@ -108,8 +110,8 @@ def test_opening_the_embedded_model_imports_no_torch() -> None:
 def test_the_built_in_corpus_is_shipped_embedded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first screen needs no encoder: documents, queries and pairs of the sample come from assets/."""
     monkeypatch.setattr(encoders, "load", no_model)
-    bench = prepare.prepare("minilm", ["sample"])
-    assert prepare.missing(bench.model, data.load("sample")) == 0
+    bench = prepare("minilm", ["sample"])
+    assert still_missing(bench.model, data.load("sample")) == 0
     norms = np.linalg.norm(bench.judges[0].documents.vectors, axis=1)
     assert np.allclose(norms, 1.0, atol=1e-5)
     assert not (home / "embeddings").exists()

@@ -101,13 +101,14 @@ def test_a_zero_query_ties_with_everything() -> None:
 @pytest.mark.parametrize("n", [63, 65, 4095, 4096, 4097, 8193])
 @pytest.mark.parametrize("metric", ["cosine", "dot"])
 def test_tiles_of_documents_meet_without_a_seam(n: int, metric: Metric) -> None:
-    """Identical documents on both sides of every edge, judged ones among them; one axis holds whole numbers."""
+    """Judged documents on both sides of every edge, all identical, among others that hold whole numbers."""
     rng = np.random.default_rng(n)
     documents = rng.integers(-3, 4, size=(n, 6)).astype(np.float32)
     queries = rng.integers(-3, 4, size=(5, 6)).astype(np.float32)
     queries[:, 0] += 0.5
     ids = [f"{i:05d}" for i in range(n)]
     at = [i for i in (0, 1, 62, 63, 64, 4094, 4095, 4096, 4097, n - 1) if i < n]  # columns run from the last id
+    documents[[n - 1 - i for i in at]] = documents[0]  # identical on both sides of every edge
     qrels = {f"q{q}": {ids[n - 1 - i]: 1 for i in at} for q in range(5)}
     task = from_qrels(list(qrels), ids, qrels)
     case = Case(list(qrels), ids, qrels, queries, documents, metric)

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import export, prepare, store
+from core import export, store
 from core.encoders import open_model
 from core.errors import EspalierError, Fault, InputError, ModelRefused
 from core.export.proof import Proof
 from core.plan import Cut
+from core.prepare import Bench, prepare
 from core.select import select
 from core.store import MANIFEST, check_manifest, get_arrays, new_folder, put_arrays, sweep_partials, write_atomic
 from core.types import Ranking
@@ -290,16 +291,16 @@ def test_sweep_partials_without_a_home(home: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> prepare.Bench:
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
     """A tiny static model on a tiny corpus."""
     model = tiny_model("static", tmp_path_factory.mktemp("static") / "model")
     texts = tmp_path_factory.mktemp("data") / "texts.csv"
     rows = [f"{WORDS[i % 15]} {WORDS[i * 7 % 13]} {WORDS[i * 3 % 11]}" for i in range(40)]
     texts.write_text("text\n" + "\n".join(rows) + "\n")
-    return prepare.prepare(str(model), [str(texts)])
+    return prepare(str(model), [str(texts)])
 
 
-def exporting(bench: prepare.Bench, out: Path, seed: int) -> Callable[[], None]:
+def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
     """The export of a cut, but for the proof in a fresh process, which would take seconds."""
     ranking = Ranking("dimensions/random", np.random.default_rng(seed).permutation(32).astype(np.float32))
     reduction = select(ranking, Cut(keep=8))
@@ -352,7 +353,7 @@ def accepted(folder: Path) -> list[str]:
 
 
 @pytest.mark.parametrize("older", [False, True])
-def test_killed_at_any_moment_of_an_export(bench: prepare.Bench, tmp_path: Path, older: bool) -> None:
+def test_killed_at_any_moment_of_an_export(bench: Bench, tmp_path: Path, older: bool) -> None:
     """Eight moments spread over all file-system events of an export, and the last ones around the renames."""
     whole, first = tmp_path / "whole", tmp_path / "first" / "out"
     for out, seed in ((whole, 1), (first, 2)):
@@ -378,7 +379,7 @@ def test_killed_at_any_moment_of_an_export(bench: prepare.Bench, tmp_path: Path,
     assert any(names[whole] in end for end in ends), "no moment was late enough"
 
 
-def test_killed_from_outside_at_eight_moments(bench: prepare.Bench, tmp_path: Path) -> None:
+def test_killed_from_outside_at_eight_moments(bench: Bench, tmp_path: Path) -> None:
     """The same by the clock: a child exports again and again, and is killed after 1 to 8 steps of time."""
     out = tmp_path / "out"
     start = time.perf_counter()
@@ -403,7 +404,7 @@ def test_killed_from_outside_at_eight_moments(bench: prepare.Bench, tmp_path: Pa
 
 
 @pytest.mark.parametrize("left", [20, 600, 3000])
-def test_an_export_on_a_full_disk(bench: prepare.Bench, tmp_path: Path, left: int) -> None:
+def test_an_export_on_a_full_disk(bench: Bench, tmp_path: Path, left: int) -> None:
     """Whatever file does not fit any more: bad input in words, nothing left, the older export kept."""
     out = tmp_path / "out"
     assert in_child(exporting(bench, out, 2))[0] == 0

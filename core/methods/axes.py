@@ -130,7 +130,8 @@ class Redundancy(Method):
         alive = np.ones(d, bool)
         for step in range(d):
             residual = np.where(alive, 1.0 / np.where(alive, np.diag(inverse), 1.0), np.inf)
-            worst = int(d - 1 - residual[::-1].argmin())  # of equals the last goes: ties keep the lowest index
+            equal = residual <= residual.min() * (1 + 1e-9)  # of equals the last goes: ties keep the lowest index
+            worst = int(np.flatnonzero(equal)[-1])
             scores[worst] = step
             alive[worst] = False
             inverse -= np.outer(inverse[:, worst], inverse[worst]) / inverse[worst, worst]

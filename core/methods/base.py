@@ -16,7 +16,7 @@ from core.errors import PlanError
 from core.types import FitContext, Floats, Ranking
 
 TEN = 10  # documents per dimension below which a fitted basis overfits (measured: README, "Small corpora")
-_PRIOR_WEIGHT = 2.0  # the prior counts as this many documents per dimension
+_PRIOR_WEIGHT = 0.1  # the prior counts as this many documents per dimension (tests/benchmarks/prior_weight.py)
 
 
 @dataclass(frozen=True)
@@ -78,8 +78,9 @@ def _check(name: str, f: Field[Any], value: Any) -> None:
 def moments(context: FitContext) -> tuple[NDArray[np.float64], NDArray[np.float64], tuple[str, ...]]:
     """Second moment D^T D / n (d, d) and mean (d,) of the documents; few documents are shrunk to the prior.
 
-    With n < 10 d documents and a prior C0: (n C + k C0) / (n + k) with k = 2 d, so that the corpus speaks
-    as soon as it can. Without a prior the statistics stay as they are, and a note says that they overfit.
+    With n < 10 d documents and a prior C0: (n C + k C0) / (n + k) with k = d / 10: it fills the directions that
+    the corpus leaves empty and hardly moves the others (a heavier one costs quality). Without a prior the
+    statistics stay as they are, and a note says that they overfit.
     """
     x = context.documents.astype(np.float64)
     n, d = x.shape

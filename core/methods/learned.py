@@ -45,7 +45,7 @@ class L1(Method):
         exempt=("rows: it samples documents by position",),
     )
     steps: int = option(300, "gradient steps over the whole penalty path", 10, 5000)
-    strength: float = option(0.1, "penalty at the end of the path", 1e-5, 10.0)
+    strength: float = option(40.0, "penalty at the end of the path, in units of 1 / dimensions", 0.01, 10000.0)
     tau: float = option(0.05, "temperature of the ranking loss", 0.005, 1.0)
     seed: int = option(0, "which sample", 0)
 
@@ -56,7 +56,7 @@ class L1(Method):
         teacher = ((q @ d.T) / self.tau).masked_fill(own, -1e4).log_softmax(1)
         gates = torch.ones(context.dimension, requires_grad=True)
         scores = np.zeros(context.dimension)
-        penalties = np.geomspace(self.strength / 1000, self.strength, self.steps)
+        penalties = np.geomspace(self.strength / 1000, self.strength, self.steps) / context.dimension
         optimiser = torch.optim.Adam([gates], lr=3.0 / self.steps)  # far enough for every gate to reach zero
         for step, penalty in enumerate(penalties):
             if step % _EVERY == 0:
@@ -100,7 +100,7 @@ class Distilled(Method):
         criterion="distillation",
         label="Distilled projection",
         idea="Train a projection so that titles and sentences of the corpus still find what the full model finds.",
-        cost="400 small steps: about ten seconds, plus embedding up to 6,000 short texts once.",
+        cost="600 small steps: about ten seconds, plus embedding up to 6,000 short texts once.",
         benefits="The best at cuts of 4x and more: several points of nDCG@10 above SVD, still without labels.",
         limits="Little to gain below 3x. Fitted on the corpus; one learned matrix, no axis can be dropped alone.",
         reference="Listwise distillation: Cao et al., Learning to Rank (ListNet), ICML 2007, applied to a projection.",
@@ -114,8 +114,8 @@ class Distilled(Method):
             "rows: it samples pseudo-queries by position",
         ),
     )
-    steps: int = option(400, "gradient steps; too many overfit, the held-out loss decides", 1, 20000)
-    tau: float = option(0.05, "temperature of the ranking loss", 0.005, 1.0)
+    steps: int = option(600, "gradient steps; too many overfit, the held-out loss decides", 1, 20000)
+    tau: float = option(0.07, "temperature of the ranking loss", 0.005, 1.0)
     own: float = option(0.3, "weight of finding the own document again", 0.0, 1.0)
     seed: int = option(0, "order of the batches and the held-out share", 0)
 
@@ -128,7 +128,7 @@ class Distilled(Method):
 
 @dataclass(frozen=True)
 class Contrastive(Method):
-    """The same training on in-domain pairs: a title must find its own text, written without the title.
+    """The same training on in-domain pairs: a title must find its text, given without it.  O(steps m p (d + k)).
 
     Loss as in `distilled`, over titles (queries) and bodies (documents); `own` weighs the pairs against the
     full model's ranking.
@@ -139,7 +139,7 @@ class Contrastive(Method):
         criterion="contrastive",
         label="Contrastive projection (title to body)",
         idea="Train a projection so that each title finds its own text among all others.",
-        cost="400 small steps: about ten seconds, plus embedding up to 2,000 titles and bodies once.",
+        cost="600 small steps: about ten seconds, plus embedding up to 2,000 titles and bodies once.",
         benefits="Learns what belongs together in this domain, beyond what the model knew.",
         limits="Needs texts with titles that say what they are about; pulls away from the full model's ranking.",
         reference="InfoNCE: van den Oord et al., 2018, eq. 4, on title-body pairs of the corpus.",
@@ -149,8 +149,8 @@ class Contrastive(Method):
         slow=True,
         exempt=Distilled.card.exempt,
     )
-    steps: int = option(400, "gradient steps; the held-out loss decides which is kept", 1, 20000)
-    tau: float = option(0.05, "temperature of the ranking loss", 0.005, 1.0)
+    steps: int = option(600, "gradient steps; the held-out loss decides which is kept", 1, 20000)
+    tau: float = option(0.07, "temperature of the ranking loss", 0.005, 1.0)
     own: float = option(0.5, "weight of the pairs; the rest is the full model's ranking", 0.0, 1.0)
     seed: int = option(0, "order of the batches and the held-out share", 0)
 
@@ -227,7 +227,7 @@ class _Training:
         w = axes[:, : keep or d].clone().requires_grad_(True)
         every = [k for k in (d // 12, d // 8, d // 6, d // 4, d // 3, d // 2) if k >= 1] or [d]
         every = every if keep is None else [keep]
-        optimiser = torch.optim.Adam([w], lr=3e-3)
+        optimiser = torch.optim.Adam([w], lr=1.5e-3)
         schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         best, kept, at = float("inf"), w.detach().clone(), 0
         for step in range(steps + 1):

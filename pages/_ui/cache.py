@@ -9,13 +9,13 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import data, encoders, jobs, maps, pipeline, prepare, registry, results, verdict
+from core import data, encoders, jobs, maps, pipeline, registry, results, verdict
 from core.data import python_docs
 from core.evaluate import cost
 from core.evaluate import drift as moved
 from core.evaluate.drift import Drift
 from core.plan import Step
-from core.prepare import Bench, Judge
+from core.prepare import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.select import apply
 from core.types import Dataset, Reduction
 from core.verdict import Study
@@ -42,7 +42,7 @@ def _bench(choice: Choice) -> Bench:
 
     fit = [choice.fit_on] if choice.fit_on else []
     queries = Path(choice.queries) if choice.queries else None
-    return prepare.prepare(model_info(choice.model), [choice.data], fit_on=fit, queries=queries, seed=choice.seed)
+    return prepare(model_info(choice.model), [choice.data], fit_on=fit, queries=queries, seed=choice.seed)
 
 
 def ready(choice: Choice) -> bool:
@@ -51,7 +51,7 @@ def ready(choice: Choice) -> bool:
     if "python-docs" in specs and not python_docs.is_built():
         return False
     found = [d for s in specs for d in read(s, choice.queries if s == choice.data else "", choice.seed)]
-    return prepare.missing(model_info(choice.model), found) == 0
+    return missing(model_info(choice.model), found) == 0
 
 
 def settle() -> tuple[Bench, Choice]:
@@ -77,7 +77,7 @@ def study(bench: Bench, step: Step, index: int = 0) -> Study:
 
 @st.cache_resource(max_entries=_MANY, show_spinner=False)
 def _lacking(key: str, name: str, _bench: Bench) -> int:
-    return prepare.lacking(_bench, registry.card(name))
+    return lacking(_bench, registry.card(name))
 
 
 def at_once(bench: Bench, name: str) -> bool:

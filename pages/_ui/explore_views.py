@@ -178,7 +178,7 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
     alt = f"Results of one query before and after; {len(set(one) & set(two))} of {len(one)} stay; relevant documents lost: {len(lost)}."
     table = pd.DataFrame({"rank": range(1, len(one) + 1), "before": one, "after": two, "relevant before": [shown.grades.get(d, 0) for d in one],
                           "relevant after": [shown.grades.get(d, 0) for d in two]})  # fmt: skip
-    st.markdown(f"**{texts[picked]}**")
+    st.markdown(f"**{views.plain(texts[picked])}**")
     views.chart(plots.moves(one, two, shown.grades, names), alt, "moves", table)
     st.caption(
         "Left before, right after. Green lines and ★ are judged relevant (★★ fully). Results by the cut fitted on all documents."
@@ -187,7 +187,7 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
         row = ids.index(d)
         place = f"rank {one.index(d) + 1}" if d in one else "beyond ten"
         now = f"rank {two.index(d) + 1}" if d in two else "beyond ten"
-        with st.expander(f"★ {_title_of(judge, row)}: {place} → {now}"):
+        with st.expander(f"★ {views.plain(_title_of(judge, row))}: {place} → {now}"):
             st.text(judge.dataset.documents.texts[row][:1200])
 
 

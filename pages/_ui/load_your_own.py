@@ -11,7 +11,7 @@ import streamlit as st
 from core import data
 from core.encoders import open_model
 from core.errors import InputError
-from pages._ui import session
+from pages._ui import session, views
 
 _FORMS = """
 - **A BEIR folder as a zip**: `corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`.
@@ -54,17 +54,25 @@ def _use_data(path: Path, label: str, queries: Path | None = None) -> None:
     try:
         found = data.load(str(path), queries=queries)
     except InputError as e:
-        st.error(str(e).replace(str(path), label))
+        st.error(views.plain(_named(str(e), path, label, queries)))
         return
     words = ", ".join(f"{len(d.documents):,} {d.kind} ({d.truth})" for d in found)
     st.session_state.setdefault("datasets", {})[str(path)] = label
     if queries is not None:
         st.session_state.setdefault("queries_spec", {})[str(path)] = str(queries)
     st.session_state["choose_data"] = str(path)
-    st.success(f"{label}: {words}. Choose it under *Texts* on the Prune page, or now:")
+    st.success(f"{views.plain(label)}: {words}. Choose it under *Texts* on the Prune page, or now:")
     for note in (n for d in found for n in d.notes):
         st.caption(f":material/info: {note}")
     st.button("Use it now", on_click=_choose, args=("data", str(path)), key="use_data")
+
+
+def _named(message: str, path: Path, label: str, queries: Path | None) -> str:
+    """An error in the person's words: their file's name where core says the one that we gave it."""
+    message = message.replace(str(path), label)
+    if queries is not None:  # named by our own words: which of the two files it is
+        message = message.replace(str(queries), "the query log").replace(queries.name, "the query log")
+    return message.replace(path.name, label) if message.startswith(path.name) else message
 
 
 def _choose(key: str, value: str) -> None:
@@ -94,10 +102,11 @@ def _use_model(spec: str, label: str) -> None:
         with st.spinner("checking the model"):
             info = open_model(spec)
     except InputError as e:
-        st.error(str(e).replace(spec, label))
+        st.error(views.plain(str(e).replace(spec, label)))
         return
     st.session_state.setdefault("models", {})[spec] = label
-    st.success(f"{label}: {info.architecture}, {info.dimension} dimensions, {info.parameters / 1e6:.1f} M parameters.")
+    words = f"{info.architecture}, {info.dimension} dimensions, {info.parameters / 1e6:.1f} M parameters"
+    st.success(f"{views.plain(label)}: {words}.")
     st.button("Use it now", on_click=_choose, args=("model", spec), key="use_model")
 
 

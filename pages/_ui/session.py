@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import streamlit as st
+from streamlit.errors import StreamlitAPIException
 
 from core import registry, store
 from core.plan import Step
+from core.verdict import RATIOS
 
 MODELS = {"minilm": "all-MiniLM-L6-v2"}
 DATA = {"sample": "sample (built in)", "python-docs": "python-docs (documentation installed here)"}
@@ -81,25 +84,40 @@ def active() -> Choice:
 
 
 _SHARED = ("method", "ratio", "floor")  # what a link to another page than Prune must carry
+_RANGES = {"ratio": (0, len(RATIOS) - 1), "floor": (50, 100)}
 
 
 def share() -> None:
     """On the pages without the sliders: take the choices from the URL where this session is new, else put them there.
 
-    The Prune page's widgets do this by themselves (`bind="query-params"`), with a method's label as its value.
+    The Prune page's widgets do the latter by themselves (`bind="query-params"`), with a method's label as its value.
     """
-    names = {registry.card(n).label: n for n in registry.names("dimensions")}
+    arrive()
     state, url = st.session_state, st.query_params
     for key in _SHARED:
         if key in state:
-            url[key] = registry.card(state[key]).label if key == "method" else f"{state[key]:g}"
-        elif key in url:
-            try:
-                state[key] = (
-                    names[url[key]] if key == "method" else int(url[key]) if key == "ratio" else float(url[key])
-                )
-            except (KeyError, ValueError):
-                del url[key]  # not one of ours: as if it were not there
+            with contextlib.suppress(StreamlitAPIException):  # Prune's widget still holds it in the run of the switch
+                url[key] = registry.card(state[key]).label if key == "method" else f"{state[key]:g}"
+
+
+def arrive() -> None:
+    """A new session takes method, ratio and floor from the URL; what is no possible value is as if it were not there."""
+    state, url = st.session_state, st.query_params
+    for key in _SHARED:
+        if key not in state and key in url and (value := _read(key, url[key])) is not None:
+            state[key] = value
+
+
+def _read(key: str, text: str) -> str | float | None:
+    names = {registry.card(n).label: n for n in registry.names("dimensions")}
+    if key == "method":
+        return names.get(text)
+    try:
+        value = float(text)
+    except ValueError:
+        return None
+    low, high = _RANGES[key]
+    return None if not low <= value <= high else int(value) if key == "ratio" else value
 
 
 def chosen_step() -> Step:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,14 @@ from pages._ui import cache
 
 CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["zoomIn2d", "zoomOut2d", "autoScale2d"],
          "toImageButtonOptions": {"format": "png", "scale": 2}}  # fmt: skip
+
+
+_MARKS = re.compile(r"([\\`*_\[\]<>$~#|]|:(?=[\w/]))")
+
+
+def plain(text: str) -> str:
+    """A text of somebody else's inside Markdown: every mark is escaped, so that it shows as it was written."""
+    return _MARKS.sub(r"\\\1", " ".join(text.split()))
 
 
 def chart(figure: Any, alt: str, key: str, table: pd.DataFrame | None = None, **more: Any) -> Any:
@@ -127,21 +136,21 @@ def hurt(found: Study, index: int, measure: str) -> None:
     if parts:
         worst = parts[0]
         mean = float(found.ratio(measure)[index])
-        st.markdown(f"Worst slice: **{worst.name}** ({worst.by}, {worst.queries} queries) keeps **{percent(worst.ratio)}**; the mean keeps {percent(mean)}.")  # fmt: skip
+        st.markdown(f"Worst slice: **{plain(worst.name)}** ({worst.by}, {worst.queries} queries) keeps **{percent(worst.ratio)}**; the mean keeps {percent(mean)}.")  # fmt: skip
         with st.popover("All slices", icon=":material/table:"):
             st.dataframe(pd.DataFrame([s.__dict__ for s in parts]).round(4), hide_index=True)
 
 
 def hurt_table(found: Study, index: int, measure: str, most: int) -> pd.DataFrame:
-    """Queries in order of what they lost, worst first: text, before, after, change."""
+    """Queries in order of what they lost, worst first: change, text, before, after."""
     values = found.careful.values[measure]
     if found.judge.dataset.kind == "pairs" or values.shape[1] != len(found.judge.query_texts):
         return pd.DataFrame({"note": ["not defined per text for this measure"]})
     rows = found.hurt(index, measure)[:most]
     asked, before, after = found.judge.query_texts, found.plain.values[measure][0], values[index]
     return pd.DataFrame({
-        "query": [asked.texts[i] for i in rows],
-        "before": before[rows].round(3), "after": after[rows].round(3), "change": (after - before)[rows].round(3),
+        "change": (after - before)[rows].round(3), "query": [asked.texts[i] for i in rows],
+        "before": before[rows].round(3), "after": after[rows].round(3),
     })  # fmt: skip
 
 
