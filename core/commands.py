@@ -15,7 +15,7 @@ from core import export, pipeline, registry, report
 from core.encoders import open_model
 from core.errors import InputError, PlanError
 from core.export.proof import time_model
-from core.plan import Step, parse
+from core.plan import Plan, Step, parse
 from core.prepare import Bench, prepare
 from core.store import sweep_partials
 from core.types import Progress
@@ -86,6 +86,7 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
     out = Path(args.out).expanduser() if args.out else None
     if out:
+        _check_format(plan, args.format)
         _check_out(out, args.model, progress)
     bench = _bench(args, progress)
     cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress)
@@ -93,6 +94,15 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     if out:
         _export(bench, cut, answer, request, out, args.zip, progress)
     return dict(report.plain(answer))
+
+
+def _check_format(plan: Plan, form: str) -> None:
+    """Refuse, before any work, what no single model can hold."""
+    for step in plan.steps:
+        if form == "sentence-transformers" and registry.card(step.name).two_maps:
+            raise InputError(
+                f"{step.name} maps queries and documents differently, which one model cannot hold: use --format vectors"
+            )
 
 
 def _check_out(out: Path, model: str, progress: Progress) -> None:
@@ -117,7 +127,6 @@ def _export(
         export.export_vectors(bench, cut.reduction, answer, request, out)
     else:
         proof = export.export_model(bench, cut.reduction, answer, request, out, progress)
-        report.add_timing(answer, bench.model, proof.timing)
         done |= {
             "reloaded_in_fresh_process": True,
             "max_difference": proof.max_difference,

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from core.errors import Fault, InputError
 
 MANIFEST = "espalier-manifest.json"
-CACHE_VERSION = "1"
+CACHE_VERSION = "2"  # raise it when what is computed from the same inputs changes
 
 
 def home() -> Path:
@@ -157,12 +157,17 @@ def get_arrays(key: str) -> dict[str, NDArray[Any]] | None:
 def sweep_partials() -> int:
     """Remove what a killed process left behind in our folder; returns how many entries went.
 
-    What a living process is still writing stays.
+    What a living process is still writing stays. An older folder that was set aside for a new one that never
+    came takes its name back.
     """
     gone = 0
     for pattern in ("**/.*.tmp", "**/.*.old"):
         for path in list(home().glob(pattern)):
             if not _in_use(path):
+                kept = path.with_name(re.sub(r"\.\d+-[0-9a-f]{8}\.old$", "", path.name[1:]))
+                if path.suffix == ".old" and kept != path and not kept.exists():
+                    path.rename(kept)
+                    continue
                 shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
                 gone += 1
     return gone

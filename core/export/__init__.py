@@ -21,6 +21,7 @@ from core.export import card, vectors
 from core.export.model_folder import write_model
 from core.export.proof import Proof, verify
 from core.prepare import Bench
+from core.report import add_timing
 from core.select import apply
 from core.store import MANIFEST, new_folder, sha256
 from core.types import Progress, Reduction, quiet
@@ -80,7 +81,10 @@ def export_model(
     out: Path,
     progress: Progress = quiet,
 ) -> Proof:
-    """Write the pruned model to `out`; it gets its name only after a fresh process gave the same vectors."""
+    """Write the pruned model to `out`; it gets its name only after a fresh process gave the same vectors.
+
+    What that process measured (speed, memory) is added to the report before the report is written.
+    """
     with new_folder(out) as folder:
         progress("writing the model", 0, 3)
         _begin(folder)
@@ -88,6 +92,7 @@ def export_model(
         progress("reopening in a fresh process", 1, 3)
         proof = verify(bench, reduction, folder)
         progress("writing the card", 2, 3)
+        add_timing(report, bench.model, proof.timing)
         _papers(report, request, folder)
         if not reduction.identity:
             (folder / "projection.npz").write_bytes(vectors.projection(reduction))

@@ -35,6 +35,7 @@ class Card:
     learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "nothing"
     refits: bool = False  # the cut that is shipped is fitted anew for its own size
     seeded: bool = False  # another seed, another answer: shown with its spread
+    two_maps: bool = False  # queries and documents are mapped differently: no single model can hold it
     slow: bool = False  # takes more than two seconds on a few thousand documents
     exempt: tuple[str, ...] = ()  # battery properties that do not hold, each with its reason after a colon
 

@@ -76,6 +76,7 @@ class Bilinear(Method):
         reference="Weighted low-rank approximation; algorithm (i)5 of the design notes.",
         kind="rotation",
         learns_from="pseudo-queries",
+        two_maps=True,
         exempt=("idempotent: two different maps",),
     )  # fmt: skip
     mix: float = option(0.5, "share of the queries' own moment; the rest is the documents'", 0.0, 1.0)
