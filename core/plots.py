@@ -168,7 +168,8 @@ def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title
     heads = [{"text": t, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom",
               "xanchor": "left", "font": {"size": 13}} for t, x in (("before", 0.0), ("after", 0.52))]  # fmt: skip
     return _figure(
-        data, title, 560, annotations=heads, showlegend=names is not None, dragmode="lasso",
+        data, title, 560, annotations=heads, showlegend=names is not None,
+        dragmode="pan",  # while the lasso is the drag mode, Streamlit lets no click select
         xaxis=hidden | {"domain": [0, 0.48]}, xaxis2=hidden | {"domain": [0.52, 1]},
         yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
         legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 92, "b": 8},

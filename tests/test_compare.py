@@ -95,13 +95,16 @@ def test_power_grows_with_the_queries() -> None:
     assert small < 0.4 < 0.7 < large
 
 
-@given(st.lists(st.tuples(st.floats(0, 1), st.floats(0, 1)), min_size=2, max_size=25))
+twentieths = st.integers(0, 20).map(lambda v: v / 20)
+
+
+@given(st.lists(st.tuples(twentieths, twentieths), min_size=2, max_size=25))
 def test_what_always_holds(rows: list[tuple[float, float]]) -> None:
     before, after = np.array(rows).T
     r = retention(before, after)
     assert r.wins + r.ties + r.losses == len(rows) == r.queries
     assert 1 / (DRAWS + 1) <= r.p_value <= 1
-    if before.mean() > 1e-6:
+    if before.any():
         assert r.ratio == pytest.approx(after.mean() / before.mean())
         assert r.low <= r.high
         assert r.high >= 0

@@ -523,10 +523,12 @@ def test_sensitivity_is_leaving_one_out() -> None:
 
 def test_importance_sampling_draws_by_leverage() -> None:
     """Over many seeds, an axis comes first in proportion to its ridge leverage score."""
-    x = usual().documents.astype(np.float64)
+    x = usual().documents * np.float32(0.6) ** np.arange(D)  # so that leverage differs from axis to axis
+    on = replace(usual(), documents=x.astype(np.float32))
+    x = x.astype(np.float64)
     c = x.T @ x / len(x)
     leverage = np.diag(c @ np.linalg.inv(c + np.trace(c) / D * np.eye(D)))
-    first = [int(rank(axes.ImportanceSampling, usual(), seed=s).order[0]) for s in range(2000)]
+    first = [int(rank(axes.ImportanceSampling, on, seed=s).order[0]) for s in range(2000)]
     share = np.bincount(first, minlength=D) / len(first)
     assert np.abs(share - leverage / leverage.sum()).max() < 4 * np.sqrt(share.max() / len(first))
 

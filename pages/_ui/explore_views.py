@@ -38,7 +38,7 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
     picked = _picked(event)
     if not picked:
         st.info(
-            "Pick points on either map (click, or draw with the lasso) to read their texts and see their neighbours."
+            "Pick points on either map (click one, or take the lasso from the toolbar above) to read their texts and see their neighbours."
         )
         _moved_most(bench, index, cut)
         return
