@@ -13,7 +13,7 @@ from core.encoders import embed, open_model
 from core.errors import EspalierError, InputError
 from core.pipeline import curve, judge_cut, measure, rank
 from core.plan import Cut, Plan, Step, parse
-from core.prepare import Bench, Judge, prepare
+from core.bench import Bench, Judge, prepare
 from core.select import apply, select
 from core.verdict import Study, study
 

@@ -16,7 +16,7 @@ from core.encoders import open_model
 from core.errors import InputError, PlanError
 from core.export.proof import time_model
 from core.plan import Plan, Step, parse
-from core.prepare import Bench, prepare
+from core.bench import Bench, prepare
 from core.store import sweep_partials
 from core.types import Progress
 

@@ -21,7 +21,7 @@ from core.evaluate import drift as moved
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval, similarity
 from core.plan import Cut, Plan, Step
-from core.prepare import Bench, Judge
+from core.bench import Bench, Judge
 from core.select import apply, ordered, select, served
 from core.store import get_arrays, put_arrays
 from core.types import FitContext, Floats, Measurement, Metric, Progress, Ranking, Reduction, digest, quiet

@@ -11,7 +11,7 @@ from core.encoders import ModelInfo
 from core.evaluate import cost
 from core.evaluate.drift import Drift
 from core.pipeline import Curve, Cutting, figures
-from core.prepare import Bench, Judge
+from core.bench import Bench, Judge
 from core.types import Measurement, Reduction
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from core.evaluate.ranking import similarity, top
 from core.pipeline import reduced
-from core.prepare import Judge
+from core.bench import Judge
 from core.select import apply
 from core.types import Ints, Reduction
 

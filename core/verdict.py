@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from core import pipeline, registry
 from core.compare import Band, Slice, band
 from core.plan import Plan, Step
-from core.prepare import Bench, Judge
+from core.bench import Bench, Judge
 from core.report import sliced
 from core.store import get_arrays, put_arrays
 from core.types import Measurement, Progress, digest, quiet

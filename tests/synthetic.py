@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.evaluate.ranking import from_qrels
-from core.prepare import Judge
+from core.bench import Judge
 from core.types import Dataset, Embeddings, FitContext, Floats, Metric, Texts
 
 Qrels = Mapping[str, Mapping[str, int]]

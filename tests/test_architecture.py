@@ -29,7 +29,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ),
     ("core.methods",),
     ("core.registry",),
-    ("core.prepare",),
+    ("core.bench",),
     ("core.pipeline", "core.export", "core.report", "core.results", "core.verdict", "core.plots"),
     ("core.commands",),
     ("core", "core.__main__"),

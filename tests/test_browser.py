@@ -199,6 +199,8 @@ def test_prepare_verify_download_load_and_out_of_date(visit: Visit, tmp_path: Pa
     page = visit("?ratio=75")
     page.get_by_role("button", name="Prepare & verify").click()
     page.get_by_text("Verified: reopened in a fresh process").wait_for(timeout=240_000)
+    page.get_by_text("Prepare & verify: done").wait_for()  # the run after which nothing is redrawn
+    settled(page)
     with page.expect_download() as got:
         page.get_by_role("button", name=re.compile(r"Model \d+ MB")).click()
     got.value.save_as(tmp_path / "model.zip")

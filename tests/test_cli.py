@@ -418,7 +418,7 @@ def test_data_may_stand_several_times(tiny: Tiny) -> None:
 def test_pairs_give_spearman(tiny: Tiny) -> None:
     from scipy.stats import spearmanr
 
-    from core.prepare import prepare
+    from core.bench import prepare
 
     answer = tiny("prune", "pairs.tsv", *SVD).answer
     assert answer["data"][0]["truth"] == "scored"

@@ -22,8 +22,8 @@ import pytest
 from core import data, encoders
 from core.encoders import ModelInfo, describe, embed, encode, load, missing, open_model, prompt_of
 from core.errors import Cancelled, InputError, ModelRefused
-from core.prepare import missing as still_missing
-from core.prepare import prepare
+from core.bench import missing as still_missing
+from core.bench import prepare
 from tests.tiny_models import ARCHITECTURES, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
 TEXTS = [f"{a} {b} {WORDS[-1 - i]}" for i, a in enumerate(WORDS) for b in WORDS[:4]]

@@ -29,7 +29,7 @@ from core.export.model_folder import write_model
 from core.export.proof import TOLERANCE
 from core.pipeline import reduce
 from core.plan import Step
-from core.prepare import Bench, prepare
+from core.bench import Bench, prepare
 from core.select import apply
 from core.store import MANIFEST, check_manifest, new_folder
 from core.types import Reduction

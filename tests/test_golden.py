@@ -19,7 +19,7 @@ from core import pipeline, registry
 from core.evaluate.drift import drift
 from core.evaluate.similarity import label_hits, pair_scores, spearman
 from core.plan import Cut, Step
-from core.prepare import Judge
+from core.bench import Judge
 from core.select import apply, select
 from core.types import FitContext
 from tests.synthetic import context, judge, near

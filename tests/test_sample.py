@@ -9,7 +9,7 @@ from collections import Counter
 import pytest
 
 from core import data, encoders, pipeline
-from core.prepare import missing, prepare
+from core.bench import missing, prepare
 from core.types import Dataset
 
 

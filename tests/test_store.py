@@ -21,7 +21,7 @@ from core.encoders import open_model
 from core.errors import EspalierError, Fault, InputError, ModelRefused
 from core.export.proof import Proof
 from core.plan import Cut
-from core.prepare import Bench, prepare
+from core.bench import Bench, prepare
 from core.select import select
 from core.store import MANIFEST, check_manifest, get_arrays, new_folder, put_arrays, sweep_partials, write_atomic
 from core.types import Ranking
@@ -280,10 +280,11 @@ def test_sweep_partials_spares_the_living(home: Path) -> None:
     os.utime(ancient, (0, 0))
     with new_folder(home / "models" / "m") as temporary:
         fill(temporary)
-        assert sweep_partials() == 3
+        assert sweep_partials() == 2
     check_manifest(home / "models" / "m")
     assert all(p.exists() for p in (ours, unnamed, kept))
     assert not any(p.exists() for p in (ancient, theirs[0], theirs[1].parent))
+    assert (home / "y" / "z").read_bytes() == REAL  # set aside for a new folder that never came: it has its name again
 
 
 def test_sweep_partials_without_a_home(home: Path) -> None:
@@ -312,7 +313,9 @@ def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
     request = {"model": "m", "data": [], "fit_on": [], "split": "test", "format": "sentence-transformers"}
 
     def work() -> None:
-        export.verify = lambda *_: Proof(0.0, 0.0, {})  # in the child only
+        one = {"ms_batch1": 1.0, "texts_per_second": 1.0}
+        seen = {"peak_bytes": 1, "mean_tokens": 3.0, "speedup": 1.0, "models": {"source": one, "pruned": one}}
+        export.verify = lambda *_: Proof(0.0, 0.0, seen)  # in the child only
         export.export_model(bench, reduction, report, request, out)
 
     return work
@@ -478,7 +481,7 @@ def test_an_entry_that_was_not_written_to_the_end_counts_as_absent(home: Path) -
 
 def test_entries_of_another_version_are_not_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_arrays("ab12", ARRAYS)
-    monkeypatch.setattr(store, "CACHE_VERSION", "2")
+    monkeypatch.setattr(store, "CACHE_VERSION", "another")
     assert get_arrays("ab12") is None
     monkeypatch.setattr(store, "CACHE_VERSION", "1")
     assert same(get_arrays("ab12"))

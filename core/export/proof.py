@@ -16,7 +16,7 @@ import numpy as np
 
 from core.encoders import ModelInfo, prompt_of
 from core.errors import Fault
-from core.prepare import Bench
+from core.bench import Bench
 from core.select import apply
 from core.types import Floats, Reduction
 

@@ -15,7 +15,7 @@ from core.evaluate import cost
 from core.evaluate import drift as moved
 from core.evaluate.drift import Drift
 from core.plan import Step
-from core.prepare import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
+from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.select import apply
 from core.types import Dataset, Reduction
 from core.verdict import Study

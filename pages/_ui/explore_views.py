@@ -11,7 +11,7 @@ import streamlit as st
 from core import maps, plots, results
 from core.maps import MapPair
 from core.plan import Plan, Step
-from core.prepare import Bench, Judge
+from core.bench import Bench, Judge
 from core.types import Reduction
 from core.verdict import MEASURE_NAMES, Study, percent
 from pages._ui import cache, jobs, views

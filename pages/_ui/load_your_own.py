@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 import sys
 from pathlib import Path
 
@@ -102,7 +103,7 @@ def _use_model(spec: str, label: str) -> None:
         with st.spinner("checking the model"):
             info = open_model(spec)
     except InputError as e:
-        st.error(views.plain(str(e).replace(spec, label)))
+        st.error(views.plain(re.sub(r"\.unzip-\w+\.tmp", lambda _: label, str(e).replace(spec, label))))
         return
     st.session_state.setdefault("models", {})[spec] = label
     words = f"{info.architecture}, {info.dimension} dimensions, {info.parameters / 1e6:.1f} M parameters"

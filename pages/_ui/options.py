@@ -9,7 +9,7 @@ import streamlit as st
 
 from core import registry
 from core.plan import Step, Value
-from core.prepare import Bench
+from core.bench import Bench
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, RATIOS, Study
 from pages._ui import session
 from pages._ui.session import kept

@@ -11,7 +11,7 @@ import streamlit as st
 from core import export, jobs, store
 from core.jobs import Status
 from core.plan import Plan
-from core.prepare import Bench
+from core.bench import Bench
 from core.registry import card, resolve
 from core.select import apply
 from core.types import digest

@@ -12,7 +12,7 @@ import streamlit as st
 
 from core import plots
 from core.evaluate.cost import index_bytes
-from core.prepare import Bench
+from core.bench import Bench
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, gigabytes, percent, sentence
 from pages._ui import cache
 

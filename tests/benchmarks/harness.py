@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from core import pipeline
-from core.prepare import prepare
+from core.bench import prepare
 
 
 def run(data: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from core import pipeline, registry
 from core.compare import retention
 from core.plan import Cut, Step
-from core.prepare import prepare
+from core.bench import prepare
 from core.select import select
 
 SIZES = (192, 128, 96, 64)

@@ -34,7 +34,7 @@ from core import data, pipeline, registry  # noqa: E402
 from core.encoders import open_model  # noqa: E402
 from core.methods import base  # noqa: E402
 from core.plan import Step  # noqa: E402
-from core.prepare import Bench, Judge, judge, load_prior, prepare  # noqa: E402
+from core.bench import Bench, Judge, judge, load_prior, prepare  # noqa: E402
 from core.store import home  # noqa: E402
 from core.types import FitContext, Floats, Prior  # noqa: E402
 

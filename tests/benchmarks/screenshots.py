@@ -93,7 +93,7 @@ def take(browser: Any, url: str) -> None:
         prepared(page, url, ratio)
     page.get_by_role("link", name="Compare").click()
     page.get_by_text("Cuts prepared so far").wait_for()
-    page.set_viewport_size(WIDE | {"height": 1500})
+    page.set_viewport_size(WIDE | {"height": 1250})  # both figures; the table below them shows paths
     page.locator(".js-plotly-plot .main-svg").last.wait_for()
     shoot(page, "compare")
     page.close()

@@ -13,7 +13,7 @@ from core import pipeline
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval
 from core.plan import Step
-from core.prepare import prepare
+from core.bench import prepare
 from core.select import ordered
 
 RATIOS = pipeline.RATIOS

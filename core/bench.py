@@ -27,7 +27,7 @@ from core.methods.base import TEN, Card
 from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Texts, digest, quiet
 
 PRIORS = Path(__file__).parents[1] / "assets" / "priors"
-_PSEUDO = 3000  # texts that lend a title and a sentence as pseudo-queries; a sample by content where there are more
+_PSEUDO = 5000  # texts that lend a title and a sentence as pseudo-queries; a sample by content where there are more
 _PAIRS = 2000
 _BODY_WORDS = 80
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
