@@ -9,12 +9,15 @@ found.recommended("ndcg@10", floor=0.98)          the largest cut that keeps 98 
 load -> embed -> rank -> select -> apply -> evaluate -> compare -> view | export
 """
 
-from core.encoders import embed, open_model
-from core.errors import EspalierError, InputError
-from core.pipeline import curve, judge_cut, measure, rank
-from core.plan import Cut, Plan, Step, parse
 from core.bench import Bench, Judge, prepare
+from core.embedding import embed
+from core.encoders import open_model
+from core.errors import EspalierError, InputError
+from core.judging import measure, rank
+from core.pipeline import judge_cut
+from core.plan import Cut, Plan, Step, parse
 from core.select import apply, select
+from core.sweeps import curve
 from core.verdict import Study, study
 
 __all__ = [

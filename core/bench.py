@@ -19,8 +19,9 @@ from pathlib import Path
 import numpy as np
 
 from core import data
-from core.encoders import ModelInfo, Role, embed, open_model
-from core.encoders import missing as count_missing
+from core.embedding import Role, embed
+from core.embedding import missing as count_missing
+from core.encoders import ModelInfo, open_model
 from core.errors import InputError
 from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
 from core.methods.base import TEN, Card

@@ -11,12 +11,12 @@ from typing import Any
 
 import yaml
 
-from core import export, pipeline, registry, report
+from core import export, judging, pipeline, registry, report, sweeps
+from core.bench import Bench, prepare
 from core.encoders import open_model
 from core.errors import InputError, PlanError
 from core.export.proof import time_model
 from core.plan import Plan, Step, parse
-from core.bench import Bench, prepare
 from core.store import sweep_partials
 from core.types import Progress
 
@@ -67,7 +67,7 @@ def methods(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 def evaluate(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     start = time.perf_counter()
     bench = _bench(args, progress)
-    before = [pipeline.measure(j, j.documents.vectors, j.queries.vectors, j.documents.metric) for j in bench.judges]
+    before = [judging.measure(j, j.documents.vectors, j.queries.vectors, j.documents.metric) for j in bench.judges]
     progress("timing the encoder", 0, 1)
     timing = time_model(bench.model, bench.judges[0].dataset.documents.full)
     answer = report.evaluation(bench, before, timing, 0.0)
@@ -155,14 +155,14 @@ def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     bench = _bench(args, progress)
     context = bench.context(card, progress)
     start = time.perf_counter()
-    ranking = pipeline.rank(context, step)
+    ranking = judging.rank(context, step)
     ranked = time.perf_counter()
-    curves = [pipeline.curve(j, ranking, ratios) for j in bench.judges]
+    curves = [sweeps.curve(j, ranking, ratios) for j in bench.judges]
     seconds = {"rank": ranked - start, "curve": time.perf_counter() - ranked}
     progress("random baseline and neighbours", 0, 1)
-    chance = {j.name: pipeline.random_curves(bench, j, ratios) for j in bench.judges}
-    outside = [c for j in bench.judges if (c := pipeline.outside_curve(bench, j, step, ratios, progress))]
-    curves = [pipeline.with_overlap(j, ranking, c, args.seed) for j, c in zip(bench.judges, curves, strict=True)]
+    chance = {j.name: sweeps.random_curves(bench, j, ratios) for j in bench.judges}
+    outside = [c for j in bench.judges if (c := sweeps.outside_curve(bench, j, step, ratios, progress))]
+    curves = [sweeps.with_overlap(j, ranking, c, args.seed) for j, c in zip(bench.judges, curves, strict=True)]
     answer = report.sweep(curves, chance, outside, seconds)
     answer |= {"model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed}
     answer["notes"] = [*pipeline.bench_notes(bench), *ranking.notes]
@@ -171,7 +171,7 @@ def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 def _ratios(text: str | None) -> list[float]:
     if text is None:
-        return list(pipeline.RATIOS)
+        return list(sweeps.RATIOS)
     try:
         found = [float(w) for w in text.split(",")]
     except ValueError as e:

@@ -6,12 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.bench import Bench, Judge
 from core.compare import Slice, length_bands, slices
 from core.encoders import ModelInfo
 from core.evaluate import cost
 from core.evaluate.drift import Drift
-from core.pipeline import Curve, Cutting, figures
-from core.bench import Bench, Judge
+from core.judging import figures
+from core.pipeline import Cutting
+from core.sweeps import Curve
 from core.types import Measurement, Reduction
 
 
@@ -78,7 +80,7 @@ def pruned_model(model: ModelInfo, reduction: Reduction) -> dict[str, Any]:
 def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
     """The answer of `prune` but for timing and export, which are added when they were measured."""
     first, reduction = bench.judges[0], cut.reduction
-    from core.pipeline import reduced
+    from core.judging import reduced
 
     documents, queries = reduced(first, reduction)
     searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), cost.search_ms(queries, documents))

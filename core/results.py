@@ -7,9 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import similarity, top
-from core.pipeline import reduced
 from core.bench import Judge
+from core.evaluate.ranking import similarity, top
+from core.judging import reduced
 from core.select import apply
 from core.types import Ints, Reduction
 

@@ -11,10 +11,10 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core import pipeline, registry
+from core import judging, registry, sweeps
+from core.bench import Bench, Judge
 from core.compare import Band, Slice, band
 from core.plan import Plan, Step
-from core.bench import Bench, Judge
 from core.report import sliced
 from core.store import get_arrays, put_arrays
 from core.types import Measurement, Progress, digest, quiet
@@ -47,8 +47,8 @@ class Study:
     step: Step
     judge: Judge
     units: int
-    plain: pipeline.Curve
-    careful: pipeline.Curve
+    plain: sweeps.Curve
+    careful: sweeps.Curve
     chance: Mapping[str, NDArray[np.float64]]
     overlap: NDArray[np.float64]
 
@@ -100,15 +100,15 @@ def study(
     key = digest("study", bench.fingerprint, judge.dataset.fingerprint, options, repr(ratios))
     stored = get_arrays(key)
     units = bench.model.dimension
-    kept = tuple(pipeline.kept_at(ratios, units))
+    kept = tuple(sweeps.kept_at(ratios, units))
     chance = _chance(bench, judge, ratios)
     if stored is None:
         stored = _work_out(bench, judge, step, ratios, progress)
         put_arrays(key, stored)
 
-    def curve(kind: str) -> pipeline.Curve:
+    def curve(kind: str) -> sweeps.Curve:
         values = {k.removeprefix(kind): v for k, v in stored.items() if k.startswith(kind)}
-        return pipeline.Curve(step.name, judge.name, tuple(ratios), kept, values, outside=kind == "careful:")
+        return sweeps.Curve(step.name, judge.name, tuple(ratios), kept, values, outside=kind == "careful:")
 
     plain = curve("plain:")
     careful = curve("careful:") if any(k.startswith("careful:") for k in stored) else plain
@@ -118,12 +118,12 @@ def study(
 def _work_out(
     bench: Bench, judge: Judge, step: Step, ratios: Sequence[float], progress: Progress
 ) -> dict[str, NDArray[np.float64]]:
-    ranking = pipeline.rank(bench.context(registry.card(step.name), progress), step)
-    plain = pipeline.curve(judge, ranking, ratios)
-    careful = pipeline.outside_curve(bench, judge, step, ratios, progress)
+    ranking = judging.rank(bench.context(registry.card(step.name), progress), step)
+    plain = sweeps.curve(judge, ranking, ratios)
+    careful = sweeps.outside_curve(bench, judge, step, ratios, progress)
     found = {f"plain:{m}": v for m, v in plain.values.items()}
     found |= {} if careful is None else {f"careful:{m}": v for m, v in careful.values.items()}
-    overlap = pipeline.with_overlap(judge, ranking, plain, bench.seed).overlap
+    overlap = sweeps.with_overlap(judge, ranking, plain, bench.seed).overlap
     return found | ({"overlap": overlap} if len(overlap) else {})
 
 
@@ -132,7 +132,7 @@ def _chance(bench: Bench, judge: Judge, ratios: Sequence[float]) -> dict[str, ND
     key = digest("chance", bench.fingerprint, judge.dataset.fingerprint, repr(ratios))
     stored = get_arrays(key)
     if stored is None:
-        draws = pipeline.random_curves(bench, judge, ratios)
+        draws = sweeps.random_curves(bench, judge, ratios)
         stored = {m: np.stack([c.means(m) for c in draws]) for m in draws[0].values}
         put_arrays(key, stored)
     return stored

@@ -12,8 +12,9 @@ import numpy as np
 import pytest
 
 from core.__main__ import main
-from core.encoders import embed, open_model
-from core.prepare import prepare
+from core.bench import prepare
+from core.embedding import embed
+from core.encoders import open_model
 from core.select import apply
 
 pytestmark = pytest.mark.slow

@@ -19,11 +19,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import data, encoders
-from core.encoders import ModelInfo, describe, embed, encode, load, missing, open_model, prompt_of
-from core.errors import Cancelled, InputError, ModelRefused
+from core import data, embedding, encoders
 from core.bench import missing as still_missing
 from core.bench import prepare
+from core.embedding import embed, encode, load, missing, prompt_of
+from core.encoders import ModelInfo, describe, open_model
+from core.errors import Cancelled, InputError, ModelRefused
 from tests.tiny_models import ARCHITECTURES, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
 TEXTS = [f"{a} {b} {WORDS[-1 - i]}" for i, a in enumerate(WORDS) for b in WORDS[:4]]
@@ -61,7 +62,7 @@ def embedded(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         asked.extend(texts)
         return encode(encoder, texts, *rest)
 
-    monkeypatch.setattr(encoders, "encode", counting)
+    monkeypatch.setattr(embedding, "encode", counting)
     return asked
 
 
@@ -83,7 +84,7 @@ def without_normalize(folder: Path) -> None:
 
 
 def test_the_embedded_model_is_described_without_opening_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "load", no_model)
+    monkeypatch.setattr(embedding, "load", no_model)
     found = open_model("minilm")
     assert (found.name, found.source, found.architecture) == ("all-MiniLM-L6-v2", "minilm", "bert")
     assert (found.dimension, found.parameters, found.bytes) == (384, 22_713_216, 90_868_376)
@@ -109,7 +110,7 @@ def test_opening_the_embedded_model_imports_no_torch() -> None:
 
 def test_the_built_in_corpus_is_shipped_embedded(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The first screen needs no encoder: documents, queries and pairs of the sample come from assets/."""
-    monkeypatch.setattr(encoders, "load", no_model)
+    monkeypatch.setattr(embedding, "load", no_model)
     bench = prepare("minilm", ["sample"])
     assert still_missing(bench.model, data.load("sample")) == 0
     norms = np.linalg.norm(bench.judges[0].documents.vectors, axis=1)
@@ -248,7 +249,7 @@ def test_vectors_are_those_of_sentence_transformers(info: ModelInfo, models: Cal
 def test_the_second_call_loads_no_model(info: ModelInfo, monkeypatch: pytest.MonkeyPatch) -> None:
     first = embed(info, TEXTS)
     assert missing(info, [*TEXTS, "new"]) == 1
-    monkeypatch.setattr(encoders, "load", no_model)
+    monkeypatch.setattr(embedding, "load", no_model)
     said: list[str] = []
     again = embed(info, TEXTS[::-1], progress=lambda what, *_: said.append(what))
     assert np.array_equal(again.vectors[::-1], first.vectors)
@@ -272,7 +273,7 @@ def test_odd_texts_have_vectors_too(info: ModelInfo) -> None:
 
 
 def test_a_cancel_keeps_what_is_done(info: ModelInfo, embedded: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoders, "_CHUNK", 8)
+    monkeypatch.setattr(embedding, "_CHUNK", 8)
     shares: list[float] = []
 
     def cancelling(what: str, done: int, total: int) -> None:
@@ -314,7 +315,7 @@ SPOILED: dict[str, Callable[[bytes], bytes]] = {
 def test_a_corrupt_chunk_is_rebuilt(
     info: ModelInfo, home: Path, embedded: list[str], monkeypatch: pytest.MonkeyPatch, how: str
 ) -> None:
-    monkeypatch.setattr(encoders, "_CHUNK", 32)
+    monkeypatch.setattr(embedding, "_CHUNK", 32)
     first = embed(info, TEXTS).vectors
     chunks = sorted(home.glob("embeddings/*/*.safetensors"))
     assert len(chunks) == 2
@@ -324,7 +325,7 @@ def test_a_corrupt_chunk_is_rebuilt(
     assert chunks[0].read_bytes() != good
     assert np.abs(embed(info, TEXTS).vectors - first).max() < 1e-6
     assert 0 < len(embedded) <= 32, "one chunk is rebuilt, the other is used"
-    monkeypatch.setattr(encoders, "load", no_model)
+    monkeypatch.setattr(embedding, "load", no_model)
     assert np.abs(embed(info, TEXTS).vectors - first).max() < 1e-6
 
 
@@ -334,7 +335,7 @@ def test_what_is_shipped_is_used_and_never_written(
     first = embed(info, TEXTS).vectors
     shipped = tmp_path / "shipped"
     shutil.move(home / "embeddings", shipped)
-    monkeypatch.setattr(encoders, "SHIPPED", shipped)
+    monkeypatch.setattr(embedding, "SHIPPED", shipped)
     embedded.clear()
     assert np.array_equal(embed(info, TEXTS).vectors, first)
     assert embedded == []
@@ -352,7 +353,7 @@ def test_a_vector_that_is_not_finite_is_named(info: ModelInfo, monkeypatch: pyte
         vectors[[t == TEXTS[3] for t in texts], 5] = np.nan
         return vectors
 
-    monkeypatch.setattr(encoders, "encode", broken)
+    monkeypatch.setattr(embedding, "encode", broken)
     with pytest.raises(InputError, match="text 4 is not finite"):
         embed(info, TEXTS)
 

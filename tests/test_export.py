@@ -22,14 +22,15 @@ from safetensors.numpy import load_file
 
 from core import export, registry
 from core.__main__ import main
-from core.encoders import open_model, prompt_of
+from core.bench import Bench, prepare
+from core.embedding import prompt_of
+from core.encoders import open_model
 from core.errors import Fault, InputError
 from core.export import check_destination, folder_hash, vectors, zipped
 from core.export.model_folder import write_model
 from core.export.proof import TOLERANCE
 from core.pipeline import reduce
 from core.plan import Step
-from core.bench import Bench, prepare
 from core.select import apply
 from core.store import MANIFEST, check_manifest, new_folder
 from core.types import Reduction

@@ -15,11 +15,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import pipeline, registry
+from core import judging, pipeline, registry, sweeps
+from core.bench import Judge
 from core.evaluate.drift import drift
 from core.evaluate.similarity import label_hits, pair_scores, spearman
 from core.plan import Cut, Step
-from core.bench import Judge
 from core.select import apply, select
 from core.types import FitContext
 from tests.synthetic import context, judge, near
@@ -44,12 +44,12 @@ def step_of(name: str, keep: int) -> Step:
 def figures_at(name: str, keep: int) -> dict[str, float]:
     """What a person sees of one cut: quality, retention, two-stage quality, drift, pairs and labels."""
     j, on = bench()
-    reduction = select(pipeline.rank(on, step_of(name, keep), keep), Cut(keep=keep))
-    documents, queries = pipeline.reduced(j, reduction)
-    before = pipeline.measure(j, j.documents.vectors, j.queries.vectors, "cosine")
-    after = pipeline.measure(j, documents, queries, reduction.metric)
-    kept = pipeline.compare(j, before, after)["ndcg@10"]
-    out = dict(pipeline.figures(after))
+    reduction = select(judging.rank(on, step_of(name, keep), keep), Cut(keep=keep))
+    documents, queries = judging.reduced(j, reduction)
+    before = judging.measure(j, j.documents.vectors, j.queries.vectors, "cosine")
+    after = judging.measure(j, documents, queries, reduction.metric)
+    kept = judging.compare(j, before, after)["ndcg@10"]
+    out = dict(judging.figures(after))
     out |= {f"kept {k}": getattr(kept, k) for k in ("ratio", "low", "high", "p_value")}
     out["rescored ndcg@10"] = pipeline.two_stage(j, reduction, 15)["ndcg@10"]
     asked = apply(reduction, j.documents.vectors, "query")
@@ -65,12 +65,12 @@ def figures_at(name: str, keep: int) -> dict[str, float]:
 def curve_of(name: str) -> dict[str, list[float]]:
     """nDCG@10 and neighbour overlap at eight ratios, by the one-pass engine."""
     j, on = bench()
-    ranking = pipeline.rank(on, step_of(name, D))
+    ranking = judging.rank(on, step_of(name, D))
     ratios = [i / 8 for i in range(8)]
-    found = pipeline.curve(j, ranking, ratios)
+    found = sweeps.curve(j, ranking, ratios)
     return {
         "ndcg@10": found.means("ndcg@10").tolist(),
-        "overlap": pipeline.overlap_curve(j, ranking, ratios).tolist(),
+        "overlap": sweeps.overlap_curve(j, ranking, ratios).tolist(),
     }
 
 
@@ -128,9 +128,9 @@ def test_a_change_is_seen() -> None:
 def test_the_curve_passes_through_the_single_cuts() -> None:
     j, on = bench()
     for name in ("dimensions/svd", "dimensions/variance", "dimensions/bilinear"):
-        ranking = pipeline.rank(on, step_of(name, D))
-        values = pipeline.curve(j, ranking, [0.5, 0.75]).means("ndcg@10")
+        ranking = judging.rank(on, step_of(name, D))
+        values = sweeps.curve(j, ranking, [0.5, 0.75]).means("ndcg@10")
         for value, keep in zip(values, (12, 6), strict=True):
             reduction = select(ranking, Cut(keep=keep))
-            after = pipeline.measure(j, *pipeline.reduced(j, reduction), reduction.metric)
+            after = judging.measure(j, *judging.reduced(j, reduction), reduction.metric)
             assert value == pytest.approx(np.mean(after.values["ndcg@10"]), abs=1e-9)

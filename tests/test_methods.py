@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA, TruncatedSVD
 
-from core import pipeline, registry
+from core import judging, registry, sweeps
 from core.errors import PlanError
 from core.evaluate.ranking import similarity
 from core.methods import axes, base, learned, rotations
@@ -291,7 +291,7 @@ def test_a_context_holds_nothing_to_be_judged_by() -> None:
 def test_a_kept_ranking_is_the_ranking(cls: Cls) -> None:
     step = Step(cls.card.name, (("steps", 20),) if "steps" in cls.__dataclass_fields__ else ())
     on = usual()
-    first, second = pipeline.rank(on, step, 5), pipeline.rank(on, step, 5)
+    first, second = judging.rank(on, step, 5), judging.rank(on, step, 5)
     assert parts(first) == parts(second) == parts(rank(cls, on, 5))
     assert first.notes == second.notes
 
@@ -615,7 +615,7 @@ def test_a_context_without_some_documents_holds_nothing_taken_from_them() -> Non
     on = usual()
     assert on.pairs is not None
     gone = np.array([0, 5, 119])
-    left = pipeline._without(on, gone)
+    left = sweeps._without(on, gone)
     assert left.pairs is not None
     assert left.pair_owners is not None
     stays = np.setdiff1d(np.arange(120), gone)
@@ -628,4 +628,4 @@ def test_a_context_without_some_documents_holds_nothing_taken_from_them() -> Non
     assert (stays[left.pair_owners] == stays).all()
     assert left.fingerprint != on.fingerprint
     with pytest.raises(PlanError, match="--fit-on"):
-        pipeline._without(on, np.arange(119))
+        sweeps._without(on, np.arange(119))

@@ -8,7 +8,7 @@ from collections import Counter
 
 import pytest
 
-from core import data, encoders, pipeline
+from core import data, encoders, judging
 from core.bench import missing, prepare
 from core.types import Dataset
 
@@ -76,6 +76,6 @@ def test_nothing_has_to_be_embedded_and_it_is_hard(sample: tuple[Dataset, Datase
     assert missing(model, list(sample)) == 0
     bench = prepare(model, ["sample"])
     corpus, pairs = bench.judges
-    scored = pipeline.measure(corpus, corpus.documents.vectors, corpus.queries.vectors, "cosine")
+    scored = judging.measure(corpus, corpus.documents.vectors, corpus.queries.vectors, "cosine")
     assert 0.6 <= scored.means["ndcg@10"] <= 0.9
-    assert pipeline.measure(pairs, pairs.documents.vectors, pairs.queries.vectors, "cosine").means["spearman"] > 0.6
+    assert judging.measure(pairs, pairs.documents.vectors, pairs.queries.vectors, "cosine").means["spearman"] > 0.6

@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 
 from core import export, store
+from core.bench import Bench, prepare
 from core.encoders import open_model
 from core.errors import EspalierError, Fault, InputError, ModelRefused
 from core.export.proof import Proof
 from core.plan import Cut
-from core.bench import Bench, prepare
 from core.select import select
 from core.store import MANIFEST, check_manifest, get_arrays, new_folder, put_arrays, sweep_partials, write_atomic
 from core.types import Ranking
@@ -308,7 +308,7 @@ def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
     block: dict[str, Any] = {"model": bench.model.as_json(), "cost": {"vector_bytes": 0}, "quality": {}}
     report = {
         "plan": "p", "resolved_plan": "p", "seed": seed, "before": block, "after": block, "data": [], "fit_on": [],
-        "retention": {}, "random_baseline": {}, "drift": {}, "notes": [],
+        "retention": {}, "random_baseline": {}, "drift": {}, "notes": [], "speedup": {},
     }  # fmt: skip
     request = {"model": "m", "data": [], "fit_on": [], "split": "test", "format": "sentence-transformers"}
 
@@ -481,9 +481,9 @@ def test_an_entry_that_was_not_written_to_the_end_counts_as_absent(home: Path) -
 
 def test_entries_of_another_version_are_not_read(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     put_arrays("ab12", ARRAYS)
-    monkeypatch.setattr(store, "CACHE_VERSION", "another")
-    assert get_arrays("ab12") is None
-    monkeypatch.setattr(store, "CACHE_VERSION", "1")
+    with monkeypatch.context() as other:
+        other.setattr(store, "CACHE_VERSION", "another")
+        assert get_arrays("ab12") is None
     assert same(get_arrays("ab12"))
 
 

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
+from core.bench import Bench
 from core.errors import InputError
 from core.export import card, vectors
 from core.export.model_folder import write_model
 from core.export.proof import Proof, verify
-from core.bench import Bench
 from core.report import add_timing
 from core.select import apply
 from core.store import MANIFEST, new_folder, sha256

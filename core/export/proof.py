@@ -14,9 +14,10 @@ from typing import Any
 
 import numpy as np
 
-from core.encoders import ModelInfo, prompt_of
-from core.errors import Fault
 from core.bench import Bench
+from core.embedding import prompt_of
+from core.encoders import ModelInfo
+from core.errors import Fault
 from core.select import apply
 from core.types import Floats, Reduction
 

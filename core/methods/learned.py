@@ -186,7 +186,7 @@ class _Training:
         self.held, self.train = torch.nonzero(is_held).ravel()[:_HELD_OUT], torch.nonzero(~is_held).ravel()
 
     def loss(self, rows: Any, w: Any, sizes: Sequence[int], tau: float, own: float, most: int = _DOCUMENTS) -> Any:
-        """Mean over `sizes` (prefixes of w) of the loss for some queries against `most` documents, theirs among them."""
+        """Mean over `sizes` (prefixes of w) of the loss for some queries against `most` documents and their own."""
         import torch
         from torch.nn import functional
 

@@ -9,13 +9,13 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import data, encoders, jobs, maps, pipeline, registry, results, verdict
+from core import data, encoders, jobs, judging, maps, pipeline, registry, results, verdict
+from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.data import python_docs
 from core.evaluate import cost
 from core.evaluate import drift as moved
 from core.evaluate.drift import Drift
 from core.plan import Step
-from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.select import apply
 from core.types import Dataset, Reduction
 from core.verdict import Study
@@ -110,7 +110,7 @@ def two_stage(bench: Bench, step: Step, shortlist: int, index: int = 0) -> dict[
 
 @st.cache_data(max_entries=_MANY, show_spinner=False)
 def _search_ms(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) -> tuple[float, float]:
-    small = pipeline.reduced(_judge, _reduction)
+    small = judging.reduced(_judge, _reduction)
     return (
         cost.search_ms(_judge.queries.vectors, _judge.documents.vectors),
         cost.search_ms(small[1], small[0]),

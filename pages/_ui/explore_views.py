@@ -9,9 +9,9 @@ import pandas as pd
 import streamlit as st
 
 from core import maps, plots, results
+from core.bench import Bench, Judge
 from core.maps import MapPair
 from core.plan import Plan, Step
-from core.bench import Bench, Judge
 from core.types import Reduction
 from core.verdict import MEASURE_NAMES, Study, percent
 from pages._ui import cache, jobs, views

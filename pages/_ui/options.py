@@ -8,8 +8,8 @@ from typing import Any
 import streamlit as st
 
 from core import registry
-from core.plan import Step, Value
 from core.bench import Bench
+from core.plan import Step, Value
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, RATIOS, Study
 from pages._ui import session
 from pages._ui.session import kept

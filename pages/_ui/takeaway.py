@@ -9,9 +9,9 @@ from typing import Any
 import streamlit as st
 
 from core import export, jobs, store
+from core.bench import Bench
 from core.jobs import Status
 from core.plan import Plan
-from core.bench import Bench
 from core.registry import card, resolve
 from core.select import apply
 from core.types import digest

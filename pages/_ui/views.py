@@ -11,8 +11,8 @@ import pandas as pd
 import streamlit as st
 
 from core import plots
-from core.evaluate.cost import index_bytes
 from core.bench import Bench
+from core.evaluate.cost import index_bytes
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, gigabytes, percent, sentence
 from pages._ui import cache
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from core import pipeline
+from core import judging
 from core.bench import prepare
 
 
@@ -17,6 +17,6 @@ def run(data: Path) -> None:
     bench = prepare("minilm", [*found, "sample"])
     print("| data | measure | all-MiniLM-L6-v2 |\n|---|---|---|")
     for judge in bench.judges:
-        m = pipeline.measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
-        for k, v in pipeline.figures(m).items():
+        m = judging.measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
+        for k, v in judging.figures(m).items():
             print(f"| {judge.name} | {k} | {100 * v:.2f} |")

@@ -29,9 +29,9 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
+from core.bench import PRIORS  # noqa: E402
 from core.encoders import EMBEDDED, ModelInfo, open_model  # noqa: E402
 from core.evaluate.ranking import unit  # noqa: E402
-from core.bench import PRIORS  # noqa: E402
 from core.store import sha256, write_atomic  # noqa: E402
 
 TOKENS = 128

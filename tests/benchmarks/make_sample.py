@@ -18,16 +18,16 @@ from pathlib import Path
 def main() -> None:
     with tempfile.TemporaryDirectory() as name:
         os.environ["ESPALIER_HOME"] = name
-        from core import commands, encoders
+        from core import commands, embedding
 
-        shutil.rmtree(encoders.SHIPPED, ignore_errors=True)
+        shutil.rmtree(embedding.SHIPPED, ignore_errors=True)
         everything = argparse.Namespace(
             model="minilm", data=["sample"], fit_on=[], queries=None, split="test", limit=None, seed=0
         )
         commands.embed(everything, lambda what, done, total: print(f"{what}: {done} of {total}"))
-        shutil.copytree(Path(name) / "embeddings", encoders.SHIPPED)
-    size = sum(f.stat().st_size for f in encoders.SHIPPED.rglob("*.safetensors"))
-    print(f"{encoders.SHIPPED}: {size / 1e6:.1f} MB")
+        shutil.copytree(Path(name) / "embeddings", embedding.SHIPPED)
+    size = sum(f.stat().st_size for f in embedding.SHIPPED.rglob("*.safetensors"))
+    print(f"{embedding.SHIPPED}: {size / 1e6:.1f} MB")
 
 
 if __name__ == "__main__":

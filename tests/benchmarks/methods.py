@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from pathlib import Path
 
-from core import pipeline, registry
+from core import judging, registry
+from core.bench import prepare
 from core.compare import retention
 from core.plan import Cut, Step
-from core.bench import prepare
 from core.select import select
 
 SIZES = (192, 128, 96, 64)
@@ -21,7 +21,7 @@ def run(data: Path, corpus: str = "scifact") -> None:
         return
     bench = prepare("minilm", [source])
     judge = bench.judges[0]
-    base = pipeline.measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
+    base = judging.measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
     print(
         f"nDCG@10 kept on {judge.name} ({len(judge.task)} queries), with 95 % intervals; CPU seconds to fit all four\n"
     )
@@ -37,7 +37,7 @@ def run(data: Path, corpus: str = "scifact") -> None:
                 method = registry.build(Step(name, options))
                 ranking = method.rank(context, size if method.card.refits else None)
                 cut = select(ranking, Cut(keep=size), bench.model.metric)
-                after = pipeline.measure(judge, *pipeline.reduced(judge, cut), cut.metric)
+                after = judging.measure(judge, *judging.reduced(judge, cut), cut.metric)
                 kept.append(retention(base.values["ndcg@10"], after.values["ndcg@10"]))
             ratios = [k.ratio for k in kept]
             mean = sum(ratios) / len(ratios)

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 ROOT = Path(__file__).parents[2]
 sys.path.insert(0, str(ROOT))
 
-from core import data, pipeline, registry  # noqa: E402
+from core import data, registry, sweeps  # noqa: E402
+from core.bench import Bench, Judge, judge, load_prior, prepare  # noqa: E402
 from core.encoders import open_model  # noqa: E402
 from core.methods import base  # noqa: E402
 from core.plan import Step  # noqa: E402
-from core.bench import Bench, Judge, judge, load_prior, prepare  # noqa: E402
 from core.store import home  # noqa: E402
 from core.types import FitContext, Floats, Prior  # noqa: E402
 
@@ -65,7 +65,7 @@ def ratios(dimension: int, kept: Sequence[int]) -> list[float]:
     return [0.0] + [1 - k / dimension for k in kept]
 
 
-def retained(curve: pipeline.Curve, measure: str) -> NDArray[np.float64]:
+def retained(curve: sweeps.Curve, measure: str) -> NDArray[np.float64]:
     """(cuts,) share of the measure left; the curve's first cut removes nothing."""
     means = curve.means(measure)
     return np.asarray(means[1:] / means[0])
@@ -77,7 +77,7 @@ def fitted(one: Judge, documents: Floats, prior: Prior | None, method: str, kept
     nothing = np.zeros((0, d), np.float32), np.zeros(0, np.int64)
     context = FitContext(documents, *nothing, metric=one.documents.metric, prior=prior)
     ranking = registry.build(Step(method)).rank(context)
-    return retained(pipeline.curve(one, ranking, ratios(d, kept)), one.main)
+    return retained(sweeps.curve(one, ranking, ratios(d, kept)), one.main)
 
 
 def few_documents(
@@ -98,7 +98,7 @@ def outside(bench: Bench, weights: Sequence[float], method: str) -> Table:
     for w in weights:
         with weight(w):
             cuts = ratios(bench.model.dimension, KEPT)
-            curve = pipeline.outside_curve(bench, bench.judges[0], Step(method), cuts)
+            curve = sweeps.outside_curve(bench, bench.judges[0], Step(method), cuts)
             assert curve is not None
             out[w] = retained(curve, bench.judges[0].main)[None]
     return out

@@ -1,7 +1,7 @@
 """Developer's script: write the generated parts of the README anew.
 
-    python -m tests.benchmarks.readme             the method table, from the cards
-    python -m tests.benchmarks.readme BENCH.txt   also the measured figures, from what `make bench` printed
+python -m tests.benchmarks.readme             the method table, from the cards
+python -m tests.benchmarks.readme BENCH.txt   also the measured figures, from what `make bench` printed
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ README = Path(__file__).parents[2] / "README.md"
 
 
 def put(text: str, name: str, body: str) -> str:
-    return re.sub(rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}{body}\n{m[2]}", text, flags=re.DOTALL)
+    return re.sub(
+        rf"(<!-- {name} -->\n).*?(<!-- /{name} -->)", lambda m: f"{m[1]}{body}\n{m[2]}", text, flags=re.DOTALL
+    )
 
 
 def main() -> None:

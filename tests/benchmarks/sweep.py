@@ -9,14 +9,14 @@ from typing import Any
 
 import numpy as np
 
-from core import pipeline
+from core import judging, sweeps
+from core.bench import prepare
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval
 from core.plan import Step
-from core.bench import prepare
 from core.select import ordered
 
-RATIOS = pipeline.RATIOS
+RATIOS = sweeps.RATIOS
 NAMES = {"ndcg_cut.10": "ndcg@10", "recall.10": "recall@10", "recall.100": "recall@100", "map_cut.100": "map@100"}
 
 
@@ -57,7 +57,7 @@ def usual(task: Any, queries: Any, documents: Any, cuts: list[int]) -> np.ndarra
 
 
 def compare(label: str, task: Any, queries: Any, documents: Any, repeats: int) -> None:
-    cuts = sorted(pipeline.kept_at(RATIOS, documents.shape[1]))
+    cuts = sorted(sweeps.kept_at(RATIOS, documents.shape[1]))
     ours(task, queries[:], documents[: len(documents)], cuts[:1])  # compile and warm up
     ratios, mine, theirs = [], [], []
     for _ in range(repeats):
@@ -84,7 +84,7 @@ def run(data: Path) -> None:
         judge = bench.judges[0]
         from core import registry
 
-        ranking = pipeline.rank(bench.context(registry.card("dimensions/svd")), Step("dimensions/svd"))
+        ranking = judging.rank(bench.context(registry.card("dimensions/svd")), Step("dimensions/svd"))
         d, q = ordered(ranking, judge.documents.vectors), ordered(ranking, judge.queries.vectors)
         compare("SciFact, 5,183 x 300", judge.task, q, d, 5)
     else:

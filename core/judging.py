@@ -1,0 +1,88 @@
+"""Rank a step (kept on disk) and measure vectors on a data set; compare two measurements, paired."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import registry
+from core.bench import Judge
+from core.compare import Retention, retention, retention_of
+from core.evaluate import ranking as engine
+from core.evaluate import retrieval, similarity
+from core.plan import Step
+from core.select import apply
+from core.store import get_arrays, put_arrays
+from core.types import FitContext, Floats, Measurement, Metric, Ranking, Reduction, digest
+
+
+def rank(context: FitContext, step: Step, keep: int | None = None) -> Ranking:
+    """The step's ranking, kept on disk under what it was made from. `keep` counts only for methods that refit."""
+    method = registry.build(step)
+    keep = keep if method.card.refits else None
+    options = sorted((k, v) for k, v in step.options if k not in ("ratio", "keep"))
+    full = {f: getattr(method, f) for f in method.__dataclass_fields__}
+    key = digest("ranking", step.name, repr(sorted(full.items()) or options), str(keep), context.fingerprint)
+    stored = get_arrays(key)
+    if stored is not None:
+        return _thaw(step.name, stored)
+    ranking = method.rank(context, keep)
+    arrays: dict[str, NDArray[Any]] = {
+        "scores": ranking.scores,
+        "notes": np.frombuffer(json.dumps(ranking.notes).encode(), np.uint8),
+    }
+    arrays |= {k: getattr(ranking, k) for k in _PARTS if getattr(ranking, k) is not None}
+    put_arrays(key, arrays)
+    return ranking
+
+
+_PARTS = ("basis", "query_basis", "mean")
+
+
+def _thaw(name: str, stored: dict[str, NDArray[Any]]) -> Ranking:
+    notes = tuple(json.loads(stored["notes"].tobytes()))
+    basis, query_basis, mean = (stored.get(k) for k in _PARTS)
+    return Ranking(name, stored["scores"], basis, query_basis, mean, notes)
+
+
+def measure(judge: Judge, documents: Floats, queries: Floats, metric: Metric) -> Measurement:
+    """Quality of these vectors on a data set: per query, per test text, or one Spearman over pairs."""
+    data = judge.dataset
+    if judge.task is not None:
+        found = engine.ranks(judge.task, queries, documents, [documents.shape[1]], metric)[0]
+        return Measurement(data.name, retrieval.per_query(judge.task, found), data.truth)
+    if data.kind == "pairs":
+        assert data.scores is not None
+        scores = similarity.pair_scores(documents, queries, metric)
+        return Measurement(
+            data.name, {"score": scores}, data.truth, extra={"spearman": similarity.spearman(scores, data.scores)}
+        )
+    hits = similarity.label_hits(documents, data.documents.labels, queries, data.queries.labels)
+    return Measurement(data.name, hits, data.truth)
+
+
+def figures(m: Measurement) -> dict[str, float]:
+    """The measures a person reads (a pair's raw score is none)."""
+    return {k: v for k, v in m.means.items() if k != "score"}
+
+
+def reduced(judge: Judge, reduction: Reduction) -> tuple[Floats, Floats]:
+    """The judge's documents and queries after the cut; two maps meet in every score but a classifier's."""
+    side = "document" if judge.dataset.kind == "labels" else "query"
+    return apply(reduction, judge.documents.vectors), apply(reduction, judge.queries.vectors, side)  # type: ignore[arg-type]
+
+
+def compare(judge: Judge, before: Measurement, after: Measurement, seed: int = 0) -> dict[str, Retention]:
+    """Retention of every measure of a data set, paired."""
+    if judge.dataset.kind != "pairs":
+        return {k: retention(before.values[k], after.values[k], seed) for k in before.values}
+    wanted, one, two = judge.dataset.scores, before.values["score"], after.values["score"]
+    assert wanted is not None
+
+    def statistic(rows: NDArray[np.int64]) -> tuple[float, float]:
+        return similarity.spearman(one[rows], wanted[rows]), similarity.spearman(two[rows], wanted[rows])
+
+    return {"spearman": retention_of(statistic, len(wanted), seed, draws=500)}
