@@ -67,6 +67,9 @@ def build_parser() -> argparse.ArgumentParser:
     maps.add_argument("--plan", required=True, metavar="P")
     embed = _add(commands, "embed", "embed a data set into the cache")
     _inputs(embed)
+    study = _add(commands, "study", "every ratio of a method, kept for the app")
+    _inputs(study)
+    study.add_argument("--method", required=True, metavar="NAME")
     _add(commands, "warm", "prepare the app's first screen")
     return parser
 

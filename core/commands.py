@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,12 +143,18 @@ def _export(
         answer["after"]["model"]["bytes"] = sum(f.stat().st_size for f in out.rglob("*.safetensors"))
 
 
-def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    plan = parse(args.method)
+def _method(text: str) -> Step:
+    """The one method, without a cut, that --method names."""
+    plan = parse(text)
     if len(plan.steps) != 1 or not isinstance(plan.steps[0], Step) or plan.steps[0].cut is not None:
-        raise PlanError(f"--method {args.method!r}: name one method without a cut, e.g. dimensions/svd")
-    step = plan.steps[0]
-    card = registry.build(step).card
+        raise PlanError(f"--method {text!r}: name one method without a cut, e.g. dimensions/svd")
+    registry.build(plan.steps[0])
+    return plan.steps[0]
+
+
+def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    step = _method(args.method)
+    card = registry.card(step.name)
     seeded = any(k == "seed" for k, _ in step.options) or "seed" not in registry.find(step.name).__dataclass_fields__
     step = step if seeded else Step(step.name, (*step.options, ("seed", args.seed)))
     ratios = _ratios(args.ratios)
@@ -233,22 +239,38 @@ def map_command(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def embed(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Embed all that any method may ask for, and study the quick methods, so that a page finds them finished."""
     bench = _bench(args, progress)
     for cls in registry.METHODS:
-        if cls.card.learns_from != "documents":
-            bench.context(cls.card, progress)
+        bench.context(cls.card, progress)
+    _study(bench, [Step(m.card.name) for m in registry.METHODS if not m.card.slow], progress)
     return {"model": bench.model.as_json(), "data": report.data_block(bench.judges)}
+
+
+def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
+    """Every ratio of these methods on every data set, kept on disk (a classifier at every ratio is left out)."""
+    from core import verdict
+
+    judges = [j for j in bench.judges if j.dataset.kind != "labels" or len(steps) == 1]
+    for n, step in enumerate(steps):
+        for judge in judges:
+            progress(f"every ratio of {registry.card(step.name).label}", n, len(steps))
+            verdict.study(bench, judge, step, progress=progress)
+
+
+def study(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """What the page shows of one method: trained, and judged at every ratio."""
+    step = _method(args.method)
+    bench = _bench(args, progress)
+    _study(bench, [step], progress)
+    return {"method": str(step), "data": report.data_block(bench.judges)}
 
 
 def warm(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Compute the first screen once, so that the page finds it finished (rankings on disk, loops compiled)."""
-    from core import verdict
-
     bench = prepare("minilm", ["sample"], progress=progress)
     quick = [m.card.name for m in registry.METHODS if not m.card.slow]
-    for n, name in enumerate(quick):
-        progress("preparing the first screen", n, len(quick))
-        verdict.study(bench, bench.judges[0], Step(name))
+    _study(bench, [Step(name) for name in quick], progress)
     return {"ready": quick}
 
 
@@ -260,6 +282,7 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] =
     "run": replay,
     "map": map_command,
     "embed": embed,
+    "study": study,
     "warm": warm,
 }
 

@@ -75,6 +75,7 @@ def start(argv: Sequence[str], *, again: bool = False) -> str:
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=log, start_new_session=True,
             cwd=Path(__file__).parents[1], env={**os.environ, "ESPALIER_HOME": str(home())},
         )  # fmt: skip
+    reap()
     _CHILDREN[job] = child
     write_atomic(path / "pid", str(child.pid).encode())
     return job
@@ -122,6 +123,13 @@ def cancel(job: str) -> None:
     child = _CHILDREN.pop(job, None)
     if child is not None:
         child.wait(timeout=10)
+
+
+def reap() -> None:
+    """Let go of workers that have ended, also those that nobody watches any more."""
+    for job, child in list(_CHILDREN.items()):
+        if child.poll() is not None:
+            del _CHILDREN[job]
 
 
 def runs() -> list[Status]:

@@ -56,13 +56,16 @@ def curves(
     data: list[dict[str, Any]] = [
         _line(x, s.ratio(measure), labels[n], GREY, 1.2) for n, s in others.items() if n != found.step.name
     ]
-    data.append(_line(x, chance, "Random, mean of 5", "rgba(128,138,132,0.95)", 1.6, dash="dash"))
-    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "type": "scatter", "x": x}
+    if data:  # one entry in the legend stands for all the thin lines
+        data[0] |= {"showlegend": True, "name": "other methods"}
+    random = _line(x, chance, "random, mean of 5", "rgba(128,138,132,0.95)", 1.6, dash="dash")
+    data.append(random | {"showlegend": True})
+    edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "type": "scatter", "x": x, "showlegend": False}
     data += [edge | {"y": _pct(b.high)}, edge | {"y": _pct(b.low), "fill": "tonexty", "fillcolor": BAND}]
-    data.append(_line(x, b.ratio, labels[found.step.name], CHOSEN, 3))
+    data.append(_line(x, b.ratio, labels[found.step.name], CHOSEN, 3) | {"showlegend": True})
     here = {"x": [x[index]], "y": _pct(b.ratio[index : index + 1]), "type": "scatter", "mode": "markers",
             "marker": {"size": 13, "color": CHOSEN, "line": {"width": 2, "color": "white"}},
-            "hoverinfo": "skip"}  # fmt: skip
+            "hoverinfo": "skip", "showlegend": False}  # fmt: skip
     data.append(here)
     mark = found.recommended(measure, floor)
     shapes = [
@@ -81,7 +84,8 @@ def curves(
         xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
                "zeroline": False},
-        margin={"l": 52, "r": 12, "t": 84, "b": 48},
+        legend={"orientation": "h", "x": 0.02, "y": 0.03, "bgcolor": "rgba(0,0,0,0)", "traceorder": "reversed"},
+        showlegend=True, margin={"l": 52, "r": 12, "t": 84, "b": 48},
     )  # fmt: skip
 
 
@@ -93,7 +97,7 @@ def _line(
     x: Sequence[float], y: NDArray[np.float64], name: str, color: str, width: float, dash: str = "solid"
 ) -> dict[str, Any]:
     return {
-        "type": "scatter", "mode": "lines", "x": list(x), "y": _pct(y), "name": name,
+        "type": "scatter", "mode": "lines", "x": list(x), "y": _pct(y), "name": name, "showlegend": False,
         "line": {"color": color, "width": width, "dash": dash},
         "hovertemplate": name + ": %{y:.1f} % kept at ratio %{x:.0f} %<extra></extra>",
     }  # fmt: skip
@@ -146,10 +150,18 @@ def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
     )  # fmt: skip
 
 
-def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title: str) -> Any:
-    """Before and after side by side, one colour scale; text stays out of the traces (it is looked up by row).
+def maps(
+    pair: MapPair,
+    colour: NDArray[Any],
+    names: Sequence[str] | None,
+    title: str,
+    hover: Sequence[str],
+    picked: Sequence[int] = (),
+) -> Any:
+    """Before and after side by side, one colour scale; only short titles travel, texts are looked up by row.
 
     colour: (n,) indices into `names` for topics or clusters, or, when names is None, shares in [0, 1].
+    hover (n,): a title for each point; picked: document rows that are ringed on both maps.
     """
     data: list[dict[str, Any]] = []
     kept = "%{marker.color:.0%} of neighbours kept"
@@ -159,11 +171,18 @@ def maps(pair: MapPair, colour: NDArray[Any], names: Sequence[str] | None, title
             data.append({
                 "type": "scattergl", "mode": "markers", "x": points[rows, 0].tolist(), "y": points[rows, 1].tolist(),
                 "xaxis": "x" + axis, "yaxis": "y" + axis, "customdata": pair.rows[rows].tolist(),
-                "name": group,
+                "name": group, "text": [_short(hover[i]) for i in rows],
                 "legendgroup": group, "showlegend": bool(group) and not axis, "marker": marker,
-                "hovertemplate": f"row %{{customdata}} · {_plain_text(group) or kept}<extra></extra>",
+                "hovertemplate": f"%{{text}}<br>{group or kept}<extra></extra>",
                 "selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.25}},
             })  # fmt: skip
+    rings = np.flatnonzero(np.isin(pair.rows, list(picked)))
+    for axis, points in (("", pair.before), ("2", pair.after)):  # last, so that the other traces keep their places
+        data.append({
+            "type": "scatter", "mode": "markers", "x": points[rings, 0].tolist(), "y": points[rings, 1].tolist(),
+            "xaxis": "x" + axis, "yaxis": "y" + axis, "hoverinfo": "skip", "showlegend": False,
+            "marker": {"size": 15, "color": "rgba(0,0,0,0)", "line": {"width": 2, "color": LOSS}},
+        })  # fmt: skip
     hidden = {"visible": False, "zeroline": False}
     heads = [{"text": t, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom",
               "xanchor": "left", "font": {"size": 13}} for t, x in (("before", 0.0), ("after", 0.52))]  # fmt: skip
@@ -255,7 +274,7 @@ def tried(rows: Sequence[Mapping[str, Any]], measure: str) -> Any:
     ]  # fmt: skip
     return _figure(
         data, f"{len(best)} of {len(rows)} cuts are not beaten at their size (★)", 420,
-        xaxis={"title": {"text": "bytes per vector"}, "rangemode": "tozero"},
+        xaxis={"title": {"text": "bytes per vector"}, "range": [0, 1.25 * max(r["bytes"] for r in rows)]},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}},
     )  # fmt: skip
 

@@ -21,7 +21,8 @@ def prunings(measure: str = "ndcg@10") -> list[dict[str, Any]]:
 def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
     """The figures of one pruning's report that a comparison shows."""
     for data, measures in report.get("retention", {}).items():
-        found = measures.get(measure)
+        careful = report.get("outside_fit", {}).get(data, {})
+        found = careful.get(measure) or measures.get(measure)
         if found and found["ratio"] is not None:
             chance = report["random_baseline"].get(data, {}).get(measure, {})
             return {
@@ -32,6 +33,7 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
                 "low": found["low"] if found["low"] is not None else found["ratio"],
                 "high": found["high"] if found["high"] is not None else found["ratio"],
                 "p": found["p_value"],
+                "judged": "outside the fit" if measure in careful else "",
                 "random": chance.get("ratio"),
                 "bytes": report["after"]["cost"]["vector_bytes"],
                 "neighbours": report["drift"].get("neighbour_overlap@10"),

@@ -136,6 +136,11 @@ def put_arrays(key: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, 
     write_atomic(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
 
 
+def has_arrays(key: str) -> bool:
+    """Whether something is kept under `key`; it is checked when it is read."""
+    return _entry(key).exists()
+
+
 def get_arrays(key: str) -> dict[str, NDArray[Any]] | None:
     """The arrays kept under `key`, or None. A corrupt or half-written entry is dropped and counts as absent."""
     from safetensors.numpy import load

@@ -16,7 +16,7 @@ from core.bench import Bench, Judge
 from core.compare import Band, Slice, band
 from core.plan import Plan, Step
 from core.report import sliced
-from core.store import get_arrays, put_arrays
+from core.store import get_arrays, has_arrays, put_arrays
 from core.types import Measurement, Progress, digest, quiet
 
 RATIOS = tuple(i / 100 for i in range(97))
@@ -96,8 +96,7 @@ def study(
     bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = RATIOS, progress: Progress = quiet
 ) -> Study:
     """Rank once, then every figure of every ratio; kept on disk. `ratios` begins with 0."""
-    options = str(registry.resolve(Plan((step.with_cut(ratio=0.0),)), bench.seed))
-    key = digest("study", bench.fingerprint, judge.dataset.fingerprint, options, repr(ratios))
+    key = _key(bench, judge, step, ratios)
     stored = get_arrays(key)
     units = bench.model.dimension
     kept = tuple(sweeps.kept_at(ratios, units))
@@ -113,6 +112,16 @@ def study(
     plain = curve("plain:")
     careful = curve("careful:") if any(k.startswith("careful:") for k in stored) else plain
     return Study(step, judge, units, plain, careful, chance, stored.get("overlap", np.zeros(0)))
+
+
+def _key(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float]) -> str:
+    options = str(registry.resolve(Plan((step.with_cut(ratio=0.0),)), bench.seed))
+    return digest("study", bench.fingerprint, judge.dataset.fingerprint, options, repr(ratios))
+
+
+def ready(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = RATIOS) -> bool:
+    """Whether `study` answers from the disk alone."""
+    return has_arrays(_key(bench, judge, step, ratios))
 
 
 def _work_out(
@@ -172,9 +181,7 @@ def sentence(found: Study, index: int, measure: str, vectors: float) -> tuple[st
             f"{size_words(vectors, kept, kept)} Move the ratio to see what a cut costs.",
         )
     words = kept_words(*(float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value)))
-    judged = (
-        f"your {count:,} queries" if found.judge.task is not None else f"{len(found.judge.dataset.queries):,} texts"
-    )
+    judged = f"{count:,} queries" if found.judge.task is not None else f"{len(found.judge.dataset.queries):,} texts"
     truth = ", agreement with the unpruned model" if found.judge.dataset.truth == "agreement" else ""
     outside = ", judged outside the fit" if found.careful.outside else ""
     chance = percent(float(found.random(measure)[0][index]))

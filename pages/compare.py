@@ -23,7 +23,7 @@ st.caption("At the ratio of the Prune page. Methods that are trained appear once
 shown, waiting = {}, []
 for name in registry.names("dimensions"):
     step = chosen if name == chosen.name else Step(name)
-    if cache.at_once(bench, name) or cache.trained(choice, step):
+    if cache.at_once(bench, step, judge):
         shown[name] = cache.study(bench, step, judge)
     else:
         waiting.append(registry.card(name).label)
@@ -65,6 +65,6 @@ else:
     frame = pd.DataFrame(rows).drop(columns=["run", "started"]).round(4)
     views.chart(figure, f"{len(rows)} prepared cuts: quality kept against bytes per vector.", "tried", frame)
     st.dataframe(
-        frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "path"]],
+        frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "judged"]],
         hide_index=True,
     )

@@ -9,7 +9,7 @@ session.share()
 bench, choice = cache.settle()
 judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
 step = session.chosen_step()
-if not cache.at_once(bench, step.name) and not cache.trained(choice, step):
+if not cache.at_once(bench, step, judge):
     st.info(
         f"{registry.card(step.name).label} is not trained yet for these texts: open *Prune* to start it. SVD is shown."
     )

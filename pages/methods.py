@@ -30,7 +30,7 @@ with st.expander("Best practice, as the field has it", expanded=True):
 """)
 rows = []
 for name in registry.names("dimensions"):
-    known = cache.at_once(bench, name) or cache.trained(choice, Step(name))
+    known = cache.at_once(bench, Step(name), judge)
     found = cache.study(bench, Step(name), judge) if known else None
     card = registry.card(name)
     at = {

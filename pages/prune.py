@@ -29,9 +29,9 @@ def awaited(wanted: session.Choice) -> None:
 
 def pending(step: Step) -> bool:
     """Start (or find) the run that a slow method needs; True while it is under way."""
-    if cache.at_once(bench, step.name):
+    if cache.at_once(bench, step, judge):
         return False
-    argv = cache.sweep_command(choice, step)
+    argv = cache.study_command(choice, step)
     status = jobs.look(argv)
     if status is None:
         status = jobs.start(argv, registry.card(step.name).label)
@@ -52,7 +52,7 @@ def workbench() -> None:
     with left:
         step = options.method()
         waits = pending(step)
-        shown = cache.study(bench, Step("dimensions/svd") if waits else step, judge)
+        shown = cache.study(bench, session.fallback_step() if waits else step, judge)
         index = options.ratio(shown, measure, floor)
         vectors = 1e6 * st.number_input("Vectors in your index, millions", 0.001, 1e6, 10.0, 1.0, format="%g", help="How many vectors you keep, for the memory figures.", **session.kept("millions"))  # fmt: skip
         views.meter(bench, shown, index, vectors)
@@ -67,9 +67,9 @@ def workbench() -> None:
         views.verdict(shown, index, measure, vectors)
         views.notes(cache.notes(bench))
     with right:
-        first = [n for n in options.FIRST if cache.at_once(bench, n)]
-        others = {n: cache.study(bench, Step(n), judge) for n in first if n != "dimensions/random"}
         names = registry.names("dimensions")
+        found = [n for n in names if n != "dimensions/random" and cache.at_once(bench, Step(n), judge)]
+        others = {n: cache.study(bench, Step(n), judge) for n in found}
         views.curve(shown, others, {n: registry.card(n).label for n in names}, measure, index, floor)
         views.cards(shown, index, [measure, *[m for m in options.measures(bench, judge) if m != measure]])
         with st.container(border=True):

@@ -268,7 +268,7 @@ def test_texts_with_markup_are_embedded_and_shown_as_text() -> None:
     checked(page.button(key="use_data").click().run())
     at(page, "prune")
     assert "Shown until it is ready: sample" in said(page)
-    assert "your 280 queries" in verdict(page)
+    assert "280 queries" in verdict(page)
     run = next(s for s in jobs.runs() if s.argv[0] == "embed")
     until = time.monotonic() + 90
     while (found := jobs.status(run.id)) is not None and not found.ended and time.monotonic() < until:
@@ -300,7 +300,7 @@ def test_a_bad_line_is_named_and_the_page_stays() -> None:
     assert str(os.environ["ESPALIER_HOME"]) not in said(page)
     assert [m.value for m in page.markdown][:3] == before
     at(page, "prune")
-    assert "your 280 queries" in verdict(page)
+    assert "280 queries" in verdict(page)
     assert page.selectbox(key="data").options == opened().selectbox(key="data").options
 
 

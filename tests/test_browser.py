@@ -296,7 +296,7 @@ def _training() -> int:
 
     def look() -> bool:
         for s in jobs.runs():
-            if s.argv[0] == "sweep" and s.state == "running" and (jobs.folder(s.id) / "pid").exists():
+            if s.argv[0] == "study" and s.state == "running" and (jobs.folder(s.id) / "pid").exists():
                 found.append(int((jobs.folder(s.id) / "pid").read_text()))
         return bool(found)
 

@@ -16,8 +16,7 @@ from core.errors import PlanError
 from core.methods.base import Card, Method, listwise_sample, moments, option, principal_axes
 from core.types import FitContext, Floats, Ints, Ranking
 
-_DOCUMENTS = 2048  # documents ranked in a training step: all, or a sample with the queries' own
-_JUDGED = 8192  # the same where the held-out loss is taken
+_DOCUMENTS = 8192  # all documents are ranked in a training step up to here, a sample of so many above
 _HELD_OUT = 512
 _EVERY = 25  # steps between two looks at the held-out loss
 
@@ -185,12 +184,12 @@ class _Training:
         is_held = torch.isin(self.owners, held)
         self.held, self.train = torch.nonzero(is_held).ravel()[:_HELD_OUT], torch.nonzero(~is_held).ravel()
 
-    def loss(self, rows: Any, w: Any, sizes: Sequence[int], tau: float, own: float, most: int = _DOCUMENTS) -> Any:
-        """Mean over `sizes` (prefixes of w) of the loss for some queries against `most` documents and their own."""
+    def loss(self, rows: Any, w: Any, sizes: Sequence[int], tau: float, own: float) -> Any:
+        """Mean over `sizes` (prefixes of w) of the loss for some queries against (a sample of) all documents."""
         import torch
         from torch.nn import functional
 
-        q, d, mine = self._batch(rows, most)
+        q, d, mine = self._batch(rows)
         at = torch.arange(len(rows))
         teacher = q @ d.T / tau
         teacher[at, mine] = -1e4  # what else is found besides the own text, as the full model sees it
@@ -206,13 +205,13 @@ class _Training:
             total = total + (1 - own) * agree + own * found
         return total / len(sizes)
 
-    def _batch(self, rows: Any, most: int) -> tuple[Any, Any, Any]:
+    def _batch(self, rows: Any) -> tuple[Any, Any, Any]:
         """Queries, documents, and each query's own document's place among them."""
         import torch
 
-        if len(self.documents) <= most:
+        if len(self.documents) <= _DOCUMENTS:
             return self.queries[rows], self.documents, self.owners[rows]
-        drawn = torch.randint(len(self.documents), (most,), generator=self.generator)
+        drawn = torch.randint(len(self.documents), (_DOCUMENTS,), generator=self.generator)
         chosen = torch.unique(torch.cat([drawn, self.owners[rows]]))
         return self.queries[rows], self.documents[chosen], torch.searchsorted(chosen, self.owners[rows])
 
@@ -235,7 +234,7 @@ class _Training:
             if step % _EVERY == 0 or step == steps:
                 self.context.progress("training the projection", step, steps)
                 with torch.no_grad():
-                    held = float(self.loss(self.held, w, every, tau, own, _JUDGED))
+                    held = float(self.loss(self.held, w, every, tau, own))
                 if held < best:
                     best, kept, at = held, w.detach().clone(), step
             rows = self.train[torch.randint(len(self.train), (128,), generator=self.generator)]

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import data, encoders, jobs, judging, maps, pipeline, registry, results, verdict
+from core import data, encoders, judging, maps, pipeline, registry, results, verdict
 from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.data import python_docs
 from core.evaluate import cost
@@ -22,6 +22,7 @@ from core.verdict import Study
 from pages._ui.session import Choice, active, wanted
 
 _FEW, _SOME, _MANY = 4, 24, 256
+_QUICK = 400_000  # documents x queries up to which a study takes well under two seconds
 
 
 @st.cache_resource(max_entries=_FEW, show_spinner=False)
@@ -80,12 +81,14 @@ def _lacking(key: str, name: str, _bench: Bench) -> int:
     return lacking(_bench, registry.card(name))
 
 
-def at_once(bench: Bench, name: str) -> bool:
-    """Whether a method's study needs no job: it is quick, and all its texts are embedded."""
-    card = registry.card(name)
-    if card.slow or len(bench.fit) > 20_000 or bench.judges[0].dataset.kind == "labels":
+def at_once(bench: Bench, step: Step, index: int = 0) -> bool:
+    """Whether a method's study is on disk, or so quick that no run of its own is needed."""
+    judge, card = bench.judges[index], registry.card(step.name)
+    if verdict.ready(bench, judge, step):
+        return True
+    if card.slow or judge.dataset.kind == "labels" or len(judge.documents) * len(judge.queries) > _QUICK:
         return False
-    return _lacking(bench.fingerprint, name, bench) == 0
+    return _lacking(bench.fingerprint, step.name, bench) == 0
 
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
@@ -142,14 +145,9 @@ def clusters(bench: Bench, index: int = 0) -> NDArray[np.int64]:
     return _clusters(bench.fingerprint, index, bench.judges[index])
 
 
-def trained(choice: Choice, step: Step) -> bool:
-    """Whether the run that a slow method needs has ended well."""
-    status = jobs.status(jobs.identity(sweep_command(choice, step)))
-    return status is not None and status.state == "done"
-
-
-def sweep_command(choice: Choice, step: Step) -> list[str]:
-    return ["sweep", *choice.arguments, "--method", str(step)]
+def study_command(choice: Choice, step: Step) -> list[str]:
+    """The run that makes a method's study."""
+    return ["study", *choice.arguments, "--method", str(step)]
 
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)

@@ -30,9 +30,11 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
     )
     colour, names = _colour(bench, index, cut, reduction, pair, str(by))
     title = _title(pair)
+    titles = [_name(judge, int(r)) for r in pair.rows]
+    picked = _picked(st.session_state.get("map"))
     event = views.chart(
-        plots.maps(pair, colour, names, title), f"{title}. {_about(pair)}", "map",
-        on_select="rerun", selection_mode=("points", "box", "lasso"),
+        plots.maps(pair, colour, names, title, titles, picked), f"{title}. {_about(pair)}", "map",
+        _map_table(pair, titles, colour, names), on_select="rerun", selection_mode=("points", "box", "lasso"),
     )  # fmt: skip
     st.caption(_about(pair))
     picked = _picked(event)
@@ -43,6 +45,12 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
         _moved_most(bench, index, cut)
         return
     _selection(judge, reduction, picked)
+
+
+def _map_table(pair: MapPair, titles: list[str], colour: Any, names: list[str] | None) -> pd.DataFrame:
+    shown = [names[int(c)] for c in colour] if names else colour.round(2)
+    places = {f"{side} {a}": points[:, i].round(3) for side, points in (("before", pair.before), ("after", pair.after)) for i, a in enumerate("xy")}  # fmt: skip
+    return pd.DataFrame({"document": titles, "colour": shown, **places})
 
 
 def _pair(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Reduction) -> MapPair:

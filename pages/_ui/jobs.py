@@ -31,6 +31,8 @@ def again(argv: list[str], label: str) -> None:
 def follow(status: Status) -> None:
     """A run's progress where the person looks for its result; the page runs again when it ends."""
 
+    st.session_state[f"seen-{status.id}"] = True  # this row runs the page again, the sidebar need not
+
     def row() -> None:
         now = jobs.status(status.id)
         if now is None or now.ended:
@@ -81,7 +83,6 @@ def _rows() -> None:
 
 
 def _running(job: str, label: str, status: Status) -> None:
-    st.session_state[f"seen-{job}"] = False
     st.progress(min(1.0, status.share), text=f"**{label}**: {status.what} · {100 * status.share:.0f} %{eta(status)}")
     if st.button("Cancel", key=f"cancel-{job}", icon=":material/close:", help="Stops now; what is finished is kept."):
         jobs.cancel(job)

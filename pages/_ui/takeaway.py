@@ -15,7 +15,7 @@ from core.plan import Plan
 from core.registry import card, resolve
 from core.select import apply
 from core.types import digest
-from core.verdict import percent
+from core.verdict import gigabytes, percent
 from pages._ui import cache
 from pages._ui import jobs as running
 from pages._ui.session import Choice
@@ -72,6 +72,9 @@ def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], ch
         )
     if card(plan.steps[0].name).refits:
         _exact(report)
+    if report["speedup"]["measured"]:
+        memory = report["after"]["cost"].get("peak_memory_bytes", 0)
+        st.caption(f"Measured beside the unpruned model: encoding {report['speedup']['measured']:.2f}x as fast (ideal 1.00x); both together peak at {gigabytes(memory)} of memory.")
     reduction = cache.reduction(bench, plan.steps[0])  # type: ignore[arg-type]
     judge = bench.judges[0]
     row = st.container(horizontal=True)
