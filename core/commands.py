@@ -248,12 +248,13 @@ def embed(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 
 def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
-    """Every ratio of these methods on every data set, kept on disk (a classifier at every ratio is left out)."""
+    """Every ratio of these methods on every data set, kept on disk (of labelled texts the first method only)."""
     from core import verdict
 
-    judges = [j for j in bench.judges if j.dataset.kind != "labels" or len(steps) == 1]
     for n, step in enumerate(steps):
-        for judge in judges:
+        for judge in bench.judges:
+            if n > 0 and judge.dataset.kind == "labels":
+                continue
             progress(f"every ratio of {registry.card(step.name).label}", n, len(steps))
             verdict.study(bench, judge, step, progress=progress)
 

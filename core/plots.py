@@ -156,12 +156,11 @@ def maps(
     names: Sequence[str] | None,
     title: str,
     hover: Sequence[str],
-    picked: Sequence[int] = (),
 ) -> Any:
     """Before and after side by side, one colour scale; only short titles travel, texts are looked up by row.
 
     colour: (n,) indices into `names` for topics or clusters, or, when names is None, shares in [0, 1].
-    hover (n,): a title for each point; picked: document rows that are ringed on both maps.
+    hover (n,): a title for each point. A figure that changed with the selection would lose it again.
     """
     data: list[dict[str, Any]] = []
     kept = "%{marker.color:.0%} of neighbours kept"
@@ -176,13 +175,6 @@ def maps(
                 "hovertemplate": f"%{{text}}<br>{group or kept}<extra></extra>",
                 "selected": {"marker": {"opacity": 1}}, "unselected": {"marker": {"opacity": 0.25}},
             })  # fmt: skip
-    rings = np.flatnonzero(np.isin(pair.rows, list(picked)))
-    for axis, points in (("", pair.before), ("2", pair.after)):  # last, so that the other traces keep their places
-        data.append({
-            "type": "scatter", "mode": "markers", "x": points[rings, 0].tolist(), "y": points[rings, 1].tolist(),
-            "xaxis": "x" + axis, "yaxis": "y" + axis, "hoverinfo": "skip", "showlegend": False,
-            "marker": {"size": 15, "color": "rgba(0,0,0,0)", "line": {"width": 2, "color": LOSS}},
-        })  # fmt: skip
     hidden = {"visible": False, "zeroline": False}
     heads = [{"text": t, "x": x, "y": 1.0, "xref": "paper", "yref": "paper", "showarrow": False, "yanchor": "bottom",
               "xanchor": "left", "font": {"size": 13}} for t, x in (("before", 0.0), ("after", 0.52))]  # fmt: skip

@@ -160,6 +160,7 @@ def overlap_curve(
 
 def random_curves(bench: Bench, judge: Judge, ratios: Sequence[float], draws: int = RANDOM_DRAWS) -> list[Curve]:
     """Random pruning at the same ratios, one curve per seed: the floor of every figure."""
+    draws = 2 if judge.dataset.kind == "labels" else draws  # a classifier is trained for every ratio of every draw
     steps = [Step("dimensions/random", (("seed", s),)) for s in range(draws)]
     context = bench.context(registry.card("dimensions/random"))
     return [curve(judge, rank(context, s), ratios) for s in steps]

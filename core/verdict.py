@@ -78,6 +78,14 @@ class Study:
         failing = np.flatnonzero(~(ratio >= floor - 1e-12))
         return int(failing[0]) - 1 if len(failing) and failing[0] > 0 else (0 if len(failing) else len(ratio) - 1)
 
+    def percent(self, index: int) -> int:
+        """The ratio at an index, as the slider shows it."""
+        return round(100 * self.plain.ratios[index])
+
+    def at(self, percent: int) -> int:
+        """The index of the ratio nearest to a slider's percentage."""
+        return int(np.abs(np.asarray(self.plain.ratios) - percent / 100).argmin())
+
     def plan(self, index: int) -> Plan:
         return Plan((self.step.with_cut(keep=self.plain.kept[index]),))
 
@@ -92,10 +100,9 @@ class Study:
         return np.argsort(change, kind="stable")
 
 
-def study(
-    bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = RATIOS, progress: Progress = quiet
-) -> Study:
-    """Rank once, then every figure of every ratio; kept on disk. `ratios` begins with 0."""
+def study(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = (), progress: Progress = quiet) -> Study:
+    """Rank once, then every figure of every ratio; kept on disk. `ratios` begins with 0; by default the page's."""
+    ratios = ratios or ratios_for(judge)
     key = _key(bench, judge, step, ratios)
     stored = get_arrays(key)
     units = bench.model.dimension
@@ -114,14 +121,19 @@ def study(
     return Study(step, judge, units, plain, careful, chance, stored.get("overlap", np.zeros(0)))
 
 
+def ratios_for(judge: Judge) -> tuple[float, ...]:
+    """The ratios a page offers: every percent, or every eighth where a classifier is trained for each."""
+    return RATIOS[::8] if judge.dataset.kind == "labels" else RATIOS
+
+
 def _key(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float]) -> str:
     options = str(registry.resolve(Plan((step.with_cut(ratio=0.0),)), bench.seed))
     return digest("study", bench.fingerprint, judge.dataset.fingerprint, options, repr(ratios))
 
 
-def ready(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = RATIOS) -> bool:
+def ready(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = ()) -> bool:
     """Whether `study` answers from the disk alone."""
-    return has_arrays(_key(bench, judge, step, ratios))
+    return has_arrays(_key(bench, judge, step, ratios or ratios_for(judge)))
 
 
 def _work_out(

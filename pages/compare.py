@@ -16,7 +16,7 @@ measure = st.session_state.get("measure", offered[0])
 measure = measure if measure in offered else offered[0]
 chosen = session.chosen_step()
 base = cache.study(bench, session.fallback_step(), judge)
-index = session.chosen_ratio(base.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100))
+index = session.chosen_ratio(base, measure)
 
 st.markdown(f"#### Every method at {base.plain.kept[index]} of {base.units} dimensions")
 st.caption("At the ratio of the Prune page. Methods that are trained appear once they were trained there.")
@@ -32,15 +32,19 @@ values = [float(s.ratio(measure)[index]) for s in shown.values()]
 chance = float(base.random(measure)[0][index])
 best = labels[values.index(max(values))]
 title = f"{best} keeps most of {MEASURE_NAMES.get(measure, measure)} at {base.plain.kept[index]} dimensions"
-table = pd.DataFrame({
-    "method": labels, "kept": values,
-    "low": [float(s.band(measure).low[index]) for s in shown.values()],
-    "high": [float(s.band(measure).high[index]) for s in shown.values()],
-    "neighbours kept": [float(s.overlap[index]) if len(s.overlap) else None for s in shown.values()],
-    "largest cut that keeps your floor": [
-        s.plain.kept[s.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100)] for s in shown.values()
-    ],
-}).round(4)  # fmt: skip
+table = pd.DataFrame(
+    {
+        "method": labels,
+        "kept": values,
+        "low": [float(s.band(measure).low[index]) for s in shown.values()],
+        "high": [float(s.band(measure).high[index]) for s in shown.values()],
+        "neighbours kept": [float(s.overlap[index]) if len(s.overlap) else None for s in shown.values()],
+        "largest cut that keeps your floor": [
+            s.plain.kept[s.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100)]
+            for s in shown.values()
+        ],
+    }
+).round(4)
 current = registry.card(chosen.name).label
 points = list(zip(labels, values, table["low"], table["high"], strict=True))
 views.chart(

@@ -19,7 +19,11 @@ shape = f"{info.layers} × {info.heads}" if info.layers else "static"
 four.metric("Layers × heads", shape, help="Transformer layers and attention heads in each.", border=True)
 parts = pd.DataFrame(info.parts, columns=["part", "parameters"])
 views.chart(plots.anatomy(info.parts, info.parameters), f"Parameters by part: {dict(info.parts)}", "anatomy", parts)
-st.caption(f"{info.architecture}, width {info.width}, vocabulary {info.vocabulary:,}, texts up to {info.max_length} tokens, compared by {info.metric}. Fingerprint `{info.fingerprint}`.")  # fmt: skip
+st.caption(
+    f"{info.architecture}, width {info.width}, vocabulary "
+    f"{info.vocabulary:,}, texts up to {info.max_length} tokens, compared "
+    f"by {info.metric}. Fingerprint `{info.fingerprint}`."
+)
 for note in info.notes:
     st.caption(f":material/info: {note}")
 
@@ -30,7 +34,9 @@ for judge in bench.judges:
     kind = {"retrieval": "documents", "pairs": "pairs", "labels": "training texts"}[d.kind]
     topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
     st.markdown(
-        f"**{views.plain(d.name)}**: {len(d.documents):,} {kind}{topics}, {judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: *{d.truth}*."
+        f"**{views.plain(d.name)}**: {len(d.documents):,} {kind}{topics}, "
+        f"{judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: "
+        f"*{d.truth}*."
     )
     for note in d.notes:
         st.caption(f":material/info: {note}")
@@ -52,7 +58,13 @@ st.markdown(
 )
 known = {"": "the corpus itself", **session.datasets()}
 current = st.session_state.get("fit_on_spec", "")
-picked = st.selectbox("Methods learn from", list(known), index=list(known).index(current) if current in known else 0, format_func=known.get, help="Texts only: judgements never reach a method. Choose other texts to see how a cut fitted elsewhere does here.")  # fmt: skip
+picked = st.selectbox(
+    "Methods learn from",
+    list(known),
+    index=list(known).index(current) if current in known else 0,
+    format_func=known.get,
+    help="Texts only: judgements never reach a method. Choose other texts to see how a cut fitted elsewhere does here.",
+)
 if picked != current:
     st.session_state["fit_on_spec"] = picked
     st.rerun()

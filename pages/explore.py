@@ -17,8 +17,7 @@ if not cache.at_once(bench, step, judge):
 found = cache.study(bench, step, judge)
 measure = st.session_state.get("measure", "ndcg@10")
 measure = measure if measure in options.measures(bench, judge) else options.measures(bench, judge)[0]
-floor = float(st.session_state.get("floor", 98.0)) / 100
-index = session.chosen_ratio(found.recommended(measure, floor))
+index = session.chosen_ratio(found, measure)
 cut = found.plan(index).steps[0]
 reduction = cache.reduction(bench, cut)  # type: ignore[arg-type]
 

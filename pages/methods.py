@@ -25,8 +25,10 @@ with st.expander("Best practice, as the field has it", expanded=True):
 - **Begin with magnitude or L1** and see what the others add; the random line says what any cut of that size costs.
 - **Start at 30 to 50 %.** On most models half the dimensions cost little, whatever the method.
 - **Prune step by step** and look after each step, rather than once and far.
-- **Validate on diverse and unseen inputs**: other texts than those the method was fitted on, and the worst topic beside the mean.
-- **Match the strategy to the deployment**: for latency cut layers or heads, for memory cut dimensions and bits, for accuracy stop at the mark.
+- **Validate on diverse and unseen inputs**: other texts than those the method was fitted on, and the worst topic
+  beside the mean.
+- **Match the strategy to the deployment**: for latency cut layers or heads, for memory cut dimensions and bits,
+  for accuracy stop at the mark.
 """)
 rows = []
 for name in registry.names("dimensions"):
@@ -34,18 +36,22 @@ for name in registry.names("dimensions"):
     found = cache.study(bench, Step(name), judge) if known else None
     card = registry.card(name)
     at = {
-        f"kept at {r} %": None if found is None else round(100 * float(found.ratio(measure)[r]), 1)
+        f"kept at {r} %": None if found is None else round(100 * float(found.ratio(measure)[found.at(r)]), 1)
         for r in (50, 67, 75, 83)
     }
     rows.append({"method": card.label, "kind": card.kind, **at})
 st.markdown(
-    f"**Measured on {bench.judges[judge].name}**: {MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned model, at four pruning ratios"
+    f"**Measured on {bench.judges[judge].name}**: "
+    f"{MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned "
+    "model, at four pruning ratios"
 )
 one_decimal = st.column_config.NumberColumn(format="%.1f")
 st.dataframe(
-    pd.DataFrame(rows), hide_index=True, height="content",
+    pd.DataFrame(rows),
+    hide_index=True,
+    height="content",
     column_config={c: one_decimal for c in rows[0] if c.startswith("kept")},
-)  # fmt: skip
+)
 st.caption("None: the method has to be trained first; choose it on the Prune page.")
 
 for name in registry.names("dimensions"):

@@ -54,7 +54,16 @@ def workbench() -> None:
         waits = pending(step)
         shown = cache.study(bench, session.fallback_step() if waits else step, judge)
         index = options.ratio(shown, measure, floor)
-        vectors = 1e6 * st.number_input("Vectors in your index, millions", 0.001, 1e6, 10.0, 1.0, format="%g", help="How many vectors you keep, for the memory figures.", **session.kept("millions"))  # fmt: skip
+        vectors = 1e6 * st.number_input(
+            "Vectors in your index, millions",
+            0.001,
+            1e6,
+            10.0,
+            1.0,
+            format="%g",
+            help="How many vectors you keep, for the memory figures.",
+            **session.kept("millions"),
+        )
         views.meter(bench, shown, index, vectors)
         more = st.expander("Cost and two-stage search", key="more_cost", on_change="rerun")
         if more.open:
@@ -89,7 +98,8 @@ if choice != session.wanted():
     awaited(session.wanted())
 if goal != "index":
     st.info(
-        f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): not built yet. "
+        f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): "
+        "not built yet. "
         "Dimensions make the index smaller and search faster; the model stays as large and as fast as it is."
-    )  # fmt: skip
+    )
 workbench()

@@ -1,1 +1,1 @@
-"""What the pages share: the person's choices, cached core calls, running jobs, views. The only other room that knows streamlit."""
+"""What the pages share: choices, cached core calls, running jobs, views. Only here and in pages/ is streamlit known."""

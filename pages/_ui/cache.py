@@ -19,7 +19,7 @@ from core.plan import Step
 from core.select import apply
 from core.types import Dataset, Reduction
 from core.verdict import Study
-from pages._ui.session import Choice, active, wanted
+from pages._ui.session import Choice, active, fallback_step, wanted
 
 _FEW, _SOME, _MANY = 4, 24, 256
 _QUICK = 400_000  # documents x queries up to which a study takes well under two seconds
@@ -47,12 +47,15 @@ def _bench(choice: Choice) -> Bench:
 
 
 def ready(choice: Choice) -> bool:
-    """Whether the choice can be shown without embedding anything now."""
+    """Whether the choice can be shown without embedding or studying anything that takes long."""
     specs = [s for s in (choice.data, choice.fit_on) if s]
     if "python-docs" in specs and not python_docs.is_built():
         return False
     found = [d for s in specs for d in read(s, choice.queries if s == choice.data else "", choice.seed)]
-    return missing(model_info(choice.model), found) == 0
+    if missing(model_info(choice.model), found):
+        return False
+    bench = _bench(choice)
+    return at_once(bench, fallback_step(), len(bench.judges) - 1) and at_once(bench, fallback_step())
 
 
 def settle() -> tuple[Bench, Choice]:

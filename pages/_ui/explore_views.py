@@ -31,16 +31,20 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
     colour, names = _colour(bench, index, cut, reduction, pair, str(by))
     title = _title(pair)
     titles = [_name(judge, int(r)) for r in pair.rows]
-    picked = _picked(st.session_state.get("map"))
     event = views.chart(
-        plots.maps(pair, colour, names, title, titles, picked), f"{title}. {_about(pair)}", "map",
-        _map_table(pair, titles, colour, names), on_select="rerun", selection_mode=("points", "box", "lasso"),
-    )  # fmt: skip
+        plots.maps(pair, colour, names, title, titles),
+        f"{title}. {_about(pair)}",
+        "map",
+        _map_table(pair, titles, colour, names),
+        on_select="rerun",
+        selection_mode=("points", "box", "lasso"),
+    )
     st.caption(_about(pair))
     picked = _picked(event)
     if not picked:
         st.info(
-            "Pick points on either map (click one, or take the lasso from the toolbar above) to read their texts and see their neighbours."
+            "Pick points on either map (click one, or take the lasso from the "
+            "toolbar above) to read their texts and see their neighbours."
         )
         _moved_most(bench, index, cut)
         return
@@ -49,7 +53,11 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
 
 def _map_table(pair: MapPair, titles: list[str], colour: Any, names: list[str] | None) -> pd.DataFrame:
     shown = [names[int(c)] for c in colour] if names else colour.round(2)
-    places = {f"{side} {a}": points[:, i].round(3) for side, points in (("before", pair.before), ("after", pair.after)) for i, a in enumerate("xy")}  # fmt: skip
+    places = {
+        f"{side} {a}": points[:, i].round(3)
+        for side, points in (("before", pair.before), ("after", pair.after))
+        for i, a in enumerate("xy")
+    }
     return pd.DataFrame({"document": titles, "colour": shown, **places})
 
 
@@ -83,10 +91,16 @@ def _about(pair: MapPair) -> str:
         f" The noise floor, two layouts of the same vectors, is {pair.noise:.2f}." if np.isfinite(pair.noise) else ""
     )
     notes = " ".join(pair.notes)
-    return f"{len(pair.rows):,} documents. The median point moves {pair.moved:.2f} layout radii.{floor} Positions are not drift: colour by neighbours kept, measured in the full space. {notes}"  # fmt: skip
+    return (
+        f"{len(pair.rows):,} documents. The median point moves {pair.moved:.2f} "
+        f"layout radii.{floor} Positions are not drift: colour by neighbours "
+        f"kept, measured in the full space. {notes}"
+    )
 
 
-def _colour(bench: Bench, index: int, cut: Step, reduction: Reduction, pair: MapPair, by: str) -> tuple[Any, list[str] | None]:  # fmt: skip
+def _colour(
+    bench: Bench, index: int, cut: Step, reduction: Reduction, pair: MapPair, by: str
+) -> tuple[Any, list[str] | None]:
     judge = bench.judges[index]
     if by == "topic":
         names = sorted({judge.dataset.documents.labels[i] for i in pair.rows})
@@ -125,9 +139,12 @@ def _selection(judge: Judge, reduction: Reduction, picked: list[int]) -> None:
     one, two = st.columns(2)
     for column, head, near in ((one, "before", before), (two, "after", after)):
         column.dataframe(
-            pd.DataFrame({head: [_name(judge, int(r)) for r in near], "stays": ["yes" if int(r) in stay else "no" for r in near]}),
-            hide_index=True, key=f"near-{head}",
-        )  # fmt: skip
+            pd.DataFrame(
+                {head: [_name(judge, int(r)) for r in near], "stays": ["yes" if int(r) in stay else "no" for r in near]}
+            ),
+            hide_index=True,
+            key=f"near-{head}",
+        )
     if len(rows) > 1:
         with st.expander(f"All {len(rows)} picked texts"):
             st.dataframe(
@@ -147,14 +164,26 @@ def _moved_most(bench: Bench, index: int, cut: Step) -> None:
     judge, drift = bench.judges[index], cache.drift(bench, cut, index)
     order = np.argsort(drift.overlap, kind="stable")[:10]
     st.markdown("**Moved most** (fewest of their ten nearest neighbours kept)")
-    st.dataframe(pd.DataFrame({
-        "document": [_name(judge, int(drift.rows[i])) for i in order],
-        "neighbours kept": [f"{10 * drift.overlap[i]:.0f} of {drift.k}" if drift.k == 10 else percent(drift.overlap[i]) for i in order],
-        "cosine, best rotation": [round(float(drift.cosine[i]), 3) for i in order],
-    }), hide_index=True)  # fmt: skip
+    st.dataframe(
+        pd.DataFrame(
+            {
+                "document": [_name(judge, int(drift.rows[i])) for i in order],
+                "neighbours kept": [
+                    f"{10 * drift.overlap[i]:.0f} of {drift.k}" if drift.k == 10 else percent(drift.overlap[i])
+                    for i in order
+                ],
+                "cosine, best rotation": [round(float(drift.cosine[i]), 3) for i in order],
+            }
+        ),
+        hide_index=True,
+    )
     labels = judge.dataset.documents.labels
     summary = drift.summary
-    st.caption(f"Over {len(drift.rows):,} documents: neighbours kept {percent(float(drift.overlap.mean()))}, cosine {summary['cosine']:.3f}, CKA {summary['cka']:.3f}.")  # fmt: skip
+    st.caption(
+        f"Over {len(drift.rows):,} documents: neighbours kept "
+        f"{percent(float(drift.overlap.mean()))}, cosine {summary['cosine']:.3f}"
+        f", CKA {summary['cka']:.3f}."
+    )
     if labels:
         frame = pd.DataFrame(
             {"topic": [labels[int(r)] for r in drift.rows], "neighbours kept": drift.overlap, "cosine": drift.cosine}
@@ -175,21 +204,34 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
     order = np.argsort(after - before, kind="stable")  # by the cut whose results are shown, fitted on all documents
     texts = judge.query_texts.texts
     picked = st.selectbox(
-        f"Query, worst first by {MEASURE_NAMES.get(measure, measure)}", order.tolist(), key="query",
+        f"Query, worst first by {MEASURE_NAMES.get(measure, measure)}",
+        order.tolist(),
+        key="query",
         format_func=lambda q: f"{before[q]:.2f} → {after[q]:.2f}   {texts[q][:110]}",
-    )  # fmt: skip
+    )
     shown = results.hits(judge, reduction, int(picked))
     ids = judge.dataset.documents.ids
     names = {ids[r]: _title_of(judge, r) for r in (*shown.before, *shown.after)}
     one, two = [ids[r] for r in shown.before], [ids[r] for r in shown.after]
     lost = [d for d in shown.grades if d in one and d not in two]
-    alt = f"Results of one query before and after; {len(set(one) & set(two))} of {len(one)} stay; relevant documents lost: {len(lost)}."
-    table = pd.DataFrame({"rank": range(1, len(one) + 1), "before": one, "after": two, "relevant before": [shown.grades.get(d, 0) for d in one],
-                          "relevant after": [shown.grades.get(d, 0) for d in two]})  # fmt: skip
+    alt = (
+        f"Results of one query before and after; {len(set(one) & set(two))} of "
+        f"{len(one)} stay; relevant documents lost: {len(lost)}."
+    )
+    table = pd.DataFrame(
+        {
+            "rank": range(1, len(one) + 1),
+            "before": one,
+            "after": two,
+            "relevant before": [shown.grades.get(d, 0) for d in one],
+            "relevant after": [shown.grades.get(d, 0) for d in two],
+        }
+    )
     st.markdown(f"**{views.plain(texts[picked])}**")
     views.chart(plots.moves(one, two, shown.grades, names), alt, "moves", table)
     st.caption(
-        "Left before, right after. Green lines and ★ are judged relevant (★★ fully). Results by the cut fitted on all documents."
+        "Left before, right after. Green lines and ★ are judged relevant (★★ "
+        "fully). Results by the cut fitted on all documents."
     )
     for d in shown.grades:
         row = ids.index(d)

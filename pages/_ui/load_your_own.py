@@ -18,8 +18,8 @@ _FORMS = """
 - **A BEIR folder as a zip**: `corpus.jsonl`, `queries.jsonl`, `qrels/test.tsv`.
 - **Sentence pairs** (TSV or CSV) with columns `score`, `sentence1`, `sentence2`.
 - **Labelled texts** (CSV) with columns `text`, `label`.
-- **Texts without judgements** (CSV, JSONL, Parquet) with a column `text`; add a log of real queries if you have one. Truth is then
-  the unpruned model's own top ten, and is called *agreement*.
+- **Texts without judgements** (CSV, JSONL, Parquet) with a column `text`; add a log of real queries if you have one.
+  Truth is then the unpruned model's own top ten, and is called *agreement*.
 """
 
 
@@ -83,8 +83,9 @@ def _choose(key: str, value: str) -> None:
 def model() -> None:
     with st.expander("Model", key="own_model"):
         st.markdown(
-            "A sentence-transformers folder as a zip (safetensors only, no custom code), or a hub id `owner/name`. Everything passes a gate "
-            "first: allow-listed files, known keys, shapes that match, finite weights. What is loaded is a clean copy."
+            "A sentence-transformers folder as a zip (safetensors only, no custom code), or a hub id `owner/name`. "
+            "Everything passes a gate first: allow-listed files, known keys, shapes that match, finite weights. "
+            "What is loaded is a clean copy."
         )
         file = st.file_uploader("Model zip", type=["zip"], key="model_zip")
         hub = st.text_input("or a hub id", placeholder="sentence-transformers/all-MiniLM-L12-v2", key="hub_id")

@@ -10,7 +10,7 @@ import streamlit as st
 from core import registry
 from core.bench import Bench
 from core.plan import Step, Value
-from core.verdict import MEASURE_HELP, MEASURE_NAMES, RATIOS, Study
+from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study
 from pages._ui import session
 from pages._ui.session import kept
 
@@ -22,15 +22,36 @@ def sources(bench: Bench) -> int:
     one, two, three = st.columns([1, 1, 1])
     with one:
         known = session.models()
-        st.selectbox("Model", list(known), format_func=lambda m: known.get(m, m), help="The unpruned model. Bring your own under *Data & model*.", **kept("model"))  # fmt: skip
+        st.selectbox(
+            "Model",
+            list(known),
+            format_func=lambda m: known.get(m, m),
+            help="The unpruned model. Bring your own under *Data & model*.",
+            **kept("model"),
+        )
     with two:
         found = session.datasets()
-        st.selectbox("Texts", list(found), format_func=lambda d: found.get(d, d), help="The corpus that is searched, and that methods learn from. Bring your own under *Data & model*.", **kept("data"))  # fmt: skip
+        st.selectbox(
+            "Texts",
+            list(found),
+            format_func=lambda d: found.get(d, d),
+            help="The corpus that is searched, and that methods learn from. Bring your own under *Data & model*.",
+            **kept("data"),
+        )
     with three:
         names = [_judge_words(bench, i) for i in range(len(bench.judges))]
         if st.session_state.get("judge", 0) >= len(names):
             st.session_state["judge"] = 0
-        return int(st.selectbox("Judged by", range(len(names)), format_func=lambda i: names[i], key="judge", persist_state="session", help="What measures the loss. Judgements never reach a method."))  # fmt: skip
+        return int(
+            st.selectbox(
+                "Judged by",
+                range(len(names)),
+                format_func=lambda i: names[i],
+                key="judge",
+                persist_state="session",
+                help="What measures the loss. Judgements never reach a method.",
+            )
+        )
 
 
 def _judge_words(bench: Bench, index: int) -> str:
@@ -44,23 +65,59 @@ def wish(bench: Bench, judge: int) -> tuple[str, float, str]:
     """What the person wants, how much must stay, of which measure."""
     one, two, three = st.columns([2.2, 1, 1], vertical_alignment="bottom")
     with one:
-        goal = st.segmented_control("I want", list(session.WISHES), format_func=session.WISHES.get, default="index", required=True, help="Chooses what is cut. A smaller index: fewer dimensions. A smaller model and faster encoding cut the encoder itself.", **kept("wish"))  # fmt: skip
+        goal = st.segmented_control(
+            "I want",
+            list(session.WISHES),
+            format_func=session.WISHES.get,
+            default="index",
+            required=True,
+            help=(
+                "Chooses what is cut. A smaller index: fewer dimensions. A smaller "
+                "model and faster encoding cut the encoder itself."
+            ),
+            **kept("wish"),
+        )
     with two:
-        floor = st.number_input("and must keep, %", 50.0, 100.0, 98.0, 0.5, help="The share of the unpruned model's quality that has to stay. The mark on the slider is the largest cut that keeps it.", **kept("floor"))  # fmt: skip
+        floor = st.number_input(
+            "and must keep, %",
+            50.0,
+            100.0,
+            98.0,
+            0.5,
+            help=(
+                "The share of the unpruned model's quality that has to stay. The mark "
+                "on the slider is the largest cut that keeps it."
+            ),
+            **kept("floor"),
+        )
     with three:
         names = measures(bench, judge)
-        measure = st.selectbox("of", names, format_func=lambda m: MEASURE_NAMES.get(m, m), help=MEASURE_HELP.get(st.session_state.get("measure", names[0]), ""), **kept("measure"))  # fmt: skip
+        measure = st.selectbox(
+            "of",
+            names,
+            format_func=lambda m: MEASURE_NAMES.get(m, m),
+            help=MEASURE_HELP.get(st.session_state.get("measure", names[0]), ""),
+            **kept("measure"),
+        )
     return str(goal), float(floor) / 100, measure if measure in names else names[0]
 
 
 def measures(bench: Bench, judge: int) -> list[str]:
     kind = bench.judges[judge].dataset.kind
-    return {"pairs": ["spearman"], "labels": ["accuracy", "knn@10"]}.get(kind, ["ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100"])  # fmt: skip
+    return {"pairs": ["spearman"], "labels": ["accuracy", "knn@10"]}.get(
+        kind, ["ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100"]
+    )
 
 
 def method() -> Step:
     """The method and its options; five stand first, the rest behind *all methods*."""
-    st.selectbox("Cut", ["dimensions"], format_func=lambda _: "Dimensions of the vectors", help="What a unit is. Whole vectors, vocabulary, heads, neurons, width and layers come next.", key="target")  # fmt: skip
+    st.selectbox(
+        "Cut",
+        ["dimensions"],
+        format_func=lambda _: "Dimensions of the vectors",
+        help="What a unit is. Whole vectors, vocabulary, heads, neurons, width and layers come next.",
+        key="target",
+    )
     every = st.session_state.get("all_methods", False)
     offered = (
         registry.names("dimensions") if every or st.session_state.get("method") not in (None, *FIRST) else list(FIRST)
@@ -90,30 +147,44 @@ def _option(key: str, name: str, default: Any, about: Any) -> Value:
     kind = type(default)
     step = 1 if kind is int else None
     value: Value = st.number_input(
-        name, min_value=None if low is None else kind(low), max_value=None if high is None else kind(high), value=default,
-        step=step, format=None if kind is int else "%.4g", help=about["help"], key=key, persist_state="session",
-    )  # fmt: skip
+        name,
+        min_value=None if low is None else kind(low),
+        max_value=None if high is None else kind(high),
+        value=default,
+        step=step,
+        format=None if kind is int else "%.4g",
+        help=about["help"],
+        key=key,
+        persist_state="session",
+    )
     return value
 
 
 def ratio(found: Study, measure: str, floor: float) -> int:
     """The pruning-ratio slider in percent; it starts at the mark. Returns the index into the study's ratios."""
-    mark = found.recommended(measure, floor)
+    mark = found.percent(found.recommended(measure, floor))
     state = st.session_state
     if "ratio" not in state or state["ratio"] == state.get("last_mark"):
         state["ratio"] = mark  # a slider that stands on the mark stays on it
     state["last_mark"] = mark
     value = st.slider(
-        "Pruning ratio", 0, len(RATIOS) - 1, format="%d %%",
-        help="The fraction of dimensions removed. The literature's conservative band is 30 to 50 %; the mark is measured here.",
+        "Pruning ratio",
+        0,
+        found.percent(-1),
+        step=found.percent(1),
+        format="%d %%",
+        help=(
+            "The fraction of dimensions removed. The literature's conservative "
+            "band is 30 to 50 %; the mark is measured here."
+        ),
         **kept("ratio"),
-    )  # fmt: skip
+    )
     where = "outside the fit" if found.careful.outside else "on this data"
     here = st.container(horizontal=True, vertical_alignment="center")
     here.caption(f"▲ **{mark} %** is the largest cut that keeps {100 * floor:g} %, judged {where}.")
     if value != mark:
         here.button("Go to ▲", key="to_mark", on_click=_set_ratio, args=(mark,))
-    return int(value)
+    return found.at(value)
 
 
 def _set_ratio(value: int) -> None:

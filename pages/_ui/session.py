@@ -13,7 +13,7 @@ from streamlit.errors import StreamlitAPIException
 
 from core import registry, store
 from core.plan import Step
-from core.verdict import RATIOS
+from core.verdict import RATIOS, Study
 
 MODELS = {"minilm": "all-MiniLM-L6-v2"}
 DATA = {"sample": "sample (built in)", "python-docs": "python-docs (documentation installed here)"}
@@ -101,7 +101,7 @@ def share() -> None:
 
 
 def arrive() -> None:
-    """A new session takes method, ratio and floor from the URL; what is no possible value is as if it were not there."""
+    """A new session takes method, ratio and floor from the URL; what is no possible value is ignored."""
     state, url = st.session_state, st.query_params
     for key in _SHARED:
         if key not in state and key in url and (value := _read(key, url[key])) is not None:
@@ -135,9 +135,10 @@ def fallback_step() -> Step:
     return Step("dimensions/svd")
 
 
-def chosen_ratio(default: int) -> int:
-    """The slider's place on the Prune page, or the mark where it was not moved yet."""
-    return int(st.session_state.get("ratio", default))
+def chosen_ratio(found: Study, measure: str) -> int:
+    """The slider's place on the Prune page, or the mark where it was not moved yet, as an index of the study."""
+    mark = found.recommended(measure, float(st.session_state.get("floor", 98.0)) / 100)
+    return found.at(int(st.session_state.get("ratio", found.percent(mark))))
 
 
 def keep_upload(file: Any, kind: str) -> Path:

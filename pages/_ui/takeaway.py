@@ -49,9 +49,18 @@ def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
             icon=":material/history:",
         )
     st.button(
-        "Prepare & verify", type="primary", icon=":material/verified:", key="prepare", on_click=_prepare, args=(argv, status),
-        help="Writes the pruned model, reopens it in a fresh process with plain SentenceTransformer, compares the vectors, and only then offers it. About half a minute.",
-    )  # fmt: skip
+        "Prepare & verify",
+        type="primary",
+        icon=":material/verified:",
+        key="prepare",
+        on_click=_prepare,
+        args=(argv, status),
+        help=(
+            "Writes the pruned model, reopens it in a fresh process with plain "
+            "SentenceTransformer, compares the vectors, and only then offers it. "
+            "About half a minute."
+        ),
+    )
     _copies(resolved, choice)
 
 
@@ -74,16 +83,36 @@ def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], ch
         _exact(report)
     if report["speedup"]["measured"]:
         memory = report["after"]["cost"].get("peak_memory_bytes", 0)
-        st.caption(f"Measured beside the unpruned model: encoding {report['speedup']['measured']:.2f}x as fast (ideal 1.00x); both together peak at {gigabytes(memory)} of memory.")
+        st.caption(
+            "Measured beside the unpruned model: encoding "
+            f"{report['speedup']['measured']:.2f}x as fast (ideal 1.00x); both "
+            f"together peak at {gigabytes(memory)} of memory."
+        )
     reduction = cache.reduction(bench, plan.steps[0])  # type: ignore[arg-type]
     judge = bench.judges[0]
     row = st.container(horizontal=True)
     if not reduction.identity:
         matrix = export.vectors.projection(reduction)
-        row.download_button(f"Matrix {len(matrix) / 1e6:.1f} MB", matrix, export.content_name("projection", matrix, ".npz"), key="get_matrix", on_click="ignore", icon=":material/grid_on:", help="Migrates an existing index without encoding again.")  # fmt: skip
+        row.download_button(
+            f"Matrix {len(matrix) / 1e6:.1f} MB",
+            matrix,
+            export.content_name("projection", matrix, ".npz"),
+            key="get_matrix",
+            on_click="ignore",
+            icon=":material/grid_on:",
+            help="Migrates an existing index without encoding again.",
+        )
     small = apply(reduction, judge.documents.vectors)
     vectors = export.vectors.parquet(judge.dataset.documents.ids, small)
-    row.download_button(f"Vectors {len(vectors) / 1e6:.1f} MB", vectors, export.content_name("vectors", vectors, ".parquet"), key="get_vectors", on_click="ignore", icon=":material/table_rows:", help="Ids and pruned vectors as Parquet.")  # fmt: skip
+    row.download_button(
+        f"Vectors {len(vectors) / 1e6:.1f} MB",
+        vectors,
+        export.content_name("vectors", vectors, ".parquet"),
+        key="get_vectors",
+        on_click="ignore",
+        icon=":material/table_rows:",
+        help="Ids and pruned vectors as Parquet.",
+    )
     plain = export.vectors.npy(small)
     row.download_button(
         "as .npy", plain, export.content_name("vectors", plain, ".npy"), key="get_npy", on_click="ignore"
@@ -91,7 +120,16 @@ def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], ch
     archive = Path(done["zip"]) if done.get("zip") else None
     if archive is not None and archive.exists():
         words = f"Model {archive.stat().st_size / 1e6:.0f} MB" if "max_difference" in done else "Folder"
-        row.download_button(words, archive.read_bytes, archive.name, "application/zip", key="get_model", on_click="ignore", type="primary", icon=":material/download:")  # fmt: skip
+        row.download_button(
+            words,
+            archive.read_bytes,
+            archive.name,
+            "application/zip",
+            key="get_model",
+            on_click="ignore",
+            type="primary",
+            icon=":material/download:",
+        )
     st.caption(f"Also at `{place}`, with its card and recipe.")
     _copies(plan, choice, str(place))
 
@@ -103,7 +141,8 @@ def _exact(report: dict[str, Any]) -> None:
         if main:
             r = measures[main]
             st.info(
-                f"Fitted anew for this size: {percent(r['ratio'])} of {main} on {name} (the curve shows one basis for all sizes)."
+                f"Fitted anew for this size: {percent(r['ratio'])} of {main} on {name} "
+                "(the curve shows one basis for all sizes)."
             )
             return
 
@@ -118,7 +157,8 @@ def _copies(plan: Plan, choice: Choice, place: str = "DIR") -> None:
         )
     with row.popover("Copy Python", icon=":material/code:"):
         st.code(
-            f'from sentence_transformers import SentenceTransformer\n\nmodel = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])'
+            "from sentence_transformers import SentenceTransformer\n\n"
+            f'model = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])'
         )
         st.caption("Migrate an index with the matrix:")
         st.code(export.vectors.SNIPPET)

@@ -16,8 +16,11 @@ from core.evaluate.cost import index_bytes
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, gigabytes, percent, sentence
 from pages._ui import cache
 
-CHART = {"displaylogo": False, "modeBarButtonsToRemove": ["zoomIn2d", "zoomOut2d", "autoScale2d"],
-         "toImageButtonOptions": {"format": "png", "scale": 2}}  # fmt: skip
+CHART = {
+    "displaylogo": False,
+    "modeBarButtonsToRemove": ["zoomIn2d", "zoomOut2d", "autoScale2d"],
+    "toImageButtonOptions": {"format": "png", "scale": 2},
+}
 
 
 _MARKS = re.compile(r"([\\`*_\[\]<>$~#|]|:(?=[\w/]))")
@@ -60,12 +63,29 @@ def cards(found: Study, index: int, measures: Sequence[str]) -> None:
         noise = float(b.p_value[index]) >= 0.05
         delta = "within noise" if noise else f"{before * (ratio - 1):+.3f} of {before:.3f}"
         colour: Any = "off" if noise else "normal"
-        column.metric(MEASURE_NAMES.get(m, m), percent(ratio), delta, delta_color=colour, delta_arrow="off" if noise else "auto", help=MEASURE_HELP.get(m), border=True)  # fmt: skip
+        column.metric(
+            MEASURE_NAMES.get(m, m),
+            percent(ratio),
+            delta,
+            delta_color=colour,
+            delta_arrow="off" if noise else "auto",
+            help=MEASURE_HELP.get(m),
+            border=True,
+        )
         column.caption(
             f"{100 * b.low[index]:.1f} to {100 * b.high[index]:.1f} %" if np.isfinite(b.low[index]) else "no interval"
         )
     if len(found.overlap):
-        columns[-1].metric("Neighbours kept", percent(float(found.overlap[index])), border=True, help="The share of a document's ten nearest neighbours that are still among its ten nearest, measured in the full space. Cosine falls later than this.")  # fmt: skip
+        columns[-1].metric(
+            "Neighbours kept",
+            percent(float(found.overlap[index])),
+            border=True,
+            help=(
+                "The share of a document's ten nearest neighbours that are still among "
+                "its ten nearest, measured in the full space. Cosine falls later than "
+                "this."
+            ),
+        )
         columns[-1].caption("of 10, full space")
 
 
@@ -74,7 +94,11 @@ def curve(
 ) -> None:
     figure = plots.curves(found, others, labels, measure, index, floor)
     b, (chance, _) = found.band(measure), found.random(measure)
-    alt = f"{plots.curve_title(found, measure, floor)}. At the chosen ratio {percent(float(b.ratio[index]))} is kept; random pruning keeps {percent(float(chance[index]))}."  # fmt: skip
+    alt = (
+        f"{plots.curve_title(found, measure, floor)}. At the chosen ratio "
+        f"{percent(float(b.ratio[index]))} is kept; random pruning keeps "
+        f"{percent(float(chance[index]))}."
+    )
     chart(figure, alt, "curve")
     with st.popover("As table", icon=":material/table:"):
         st.dataframe(_curve_table(found, others, labels, measure), hide_index=True)
@@ -82,8 +106,17 @@ def curve(
 
 def _curve_table(found: Study, others: dict[str, Study], labels: dict[str, str], measure: str) -> pd.DataFrame:
     b, (chance, _) = found.band(measure), found.random(measure)
-    table = pd.DataFrame({"ratio": found.plain.ratios, "dimensions": found.plain.kept, labels[found.step.name]: b.ratio,
-                          "low": b.low, "high": b.high, "p": b.p_value, "random": chance})  # fmt: skip
+    table = pd.DataFrame(
+        {
+            "ratio": found.plain.ratios,
+            "dimensions": found.plain.kept,
+            labels[found.step.name]: b.ratio,
+            "low": b.low,
+            "high": b.high,
+            "p": b.p_value,
+            "random": chance,
+        }
+    )
     for name, s in others.items():
         if name != found.step.name:
             table[labels[name]] = s.ratio(measure)
@@ -106,14 +139,30 @@ def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
         ("model file", f"{size / 1e6:.1f} → {(size + extra) / 1e6:.1f} MB", (size + extra) / size),
         ("encoding time", "1.00x (ideal 1.00x)", 1.0),
     ]
-    st.markdown("**Honest meter**", help="What is left of each cost, beside the unpruned model. Cutting dimensions shrinks the index and speeds up search; the encoder stays what it is.")  # fmt: skip
+    st.markdown(
+        "**Honest meter**",
+        help=(
+            "What is left of each cost, beside the unpruned model. Cutting "
+            "dimensions shrinks the index and speeds up search; the encoder stays "
+            "what it is."
+        ),
+    )
     alt = "; ".join(f"{label}: {words}" for label, words, _ in rows)
     st.plotly_chart(plots.meter(rows), key="meter", config={"displayModeBar": False}, alt=alt)
 
 
 def money(vectors: float, full: int, kept: int) -> None:
     """The person's own number of vectors and, if they give one, a price."""
-    price = st.number_input("price per GB and month", 0.0, 1000.0, 0.0, 0.05, key="price", persist_state="session", help="Of your vector database's memory. 0 = not shown.")  # fmt: skip
+    price = st.number_input(
+        "price per GB and month",
+        0.0,
+        1000.0,
+        0.0,
+        0.05,
+        key="price",
+        persist_state="session",
+        help="Of your vector database's memory. 0 = not shown.",
+    )
     if price:
         before, after = (index_bytes(int(vectors), d) / 1e9 * price for d in (full, kept))
         st.caption(f"{before:,.2f} → {after:,.2f} a month for {vectors:,.0f} vectors")
@@ -136,7 +185,10 @@ def hurt(found: Study, index: int, measure: str) -> None:
     if parts:
         worst = parts[0]
         mean = float(found.ratio(measure)[index])
-        st.markdown(f"Worst slice: **{plain(worst.name)}** ({worst.by}, {worst.queries} queries) keeps **{percent(worst.ratio)}**; the mean keeps {percent(mean)}.")  # fmt: skip
+        st.markdown(
+            f"Worst slice: **{plain(worst.name)}** ({worst.by}, {worst.queries} queries) keeps "
+            f"**{percent(worst.ratio)}**; the mean keeps {percent(mean)}."
+        )
         with st.popover("All slices", icon=":material/table:"):
             st.dataframe(pd.DataFrame([s.__dict__ for s in parts]).round(4), hide_index=True)
 
@@ -148,16 +200,27 @@ def hurt_table(found: Study, index: int, measure: str, most: int) -> pd.DataFram
         return pd.DataFrame({"note": ["not defined per text for this measure"]})
     rows = found.hurt(index, measure)[:most]
     asked, before, after = found.judge.query_texts, found.plain.values[measure][0], values[index]
-    return pd.DataFrame({
-        "change": (after - before)[rows].round(3), "query": [asked.texts[i] for i in rows],
-        "before": before[rows].round(3), "after": after[rows].round(3),
-    })  # fmt: skip
+    return pd.DataFrame(
+        {
+            "change": (after - before)[rows].round(3),
+            "query": [asked.texts[i] for i in rows],
+            "before": before[rows].round(3),
+            "after": after[rows].round(3),
+        }
+    )
 
 
 def two_stage(bench: Bench, found: Study, index: int, judge: int, measure: str) -> None:
     """Shortlist on the pruned vectors, rescore with the full ones: its quality, and what it costs."""
     step = found.plan(index).steps[0]
-    shortlist = st.select_slider("shortlist", [10, 20, 50, 100, 200, 500], 100, key="shortlist", persist_state="session", help="How many hits of the pruned search are scored again with the full vectors.")  # fmt: skip
+    shortlist = st.select_slider(
+        "shortlist",
+        [10, 20, 50, 100, 200, 500],
+        100,
+        key="shortlist",
+        persist_state="session",
+        help="How many hits of the pruned search are scored again with the full vectors.",
+    )
     if found.judge.task is None:
         st.caption("Two-stage search needs queries.")
         return
@@ -166,8 +229,10 @@ def two_stage(bench: Bench, found: Study, index: int, judge: int, measure: str) 
     plain = float(found.plain.means(measure)[index]) / full if full else float("nan")
     milliseconds = cache.search_ms(bench, step, judge)  # type: ignore[arg-type]
     d, n = found.units, len(found.judge.dataset.documents)
+    rescored = percent(kept[measure] / full if full else float("nan"))
     st.markdown(
-        f"Rescoring {shortlist} of {n:,} hits keeps **{percent(kept[measure] / full if full else float('nan'))}** of {MEASURE_NAMES[measure]}, "
-        f"the plain cut {percent(plain)} (both fitted on all documents). It costs {shortlist} × {4 * d:,} B = {shortlist * 4 * d / 1e3:,.0f} kB read a query and keeps the full "
-        f"vectors on disk. Exact search here: {milliseconds[0]:.3f} → {milliseconds[1]:.3f} ms a query."
+        f"Rescoring {shortlist} of {n:,} hits keeps **{rescored}** of {MEASURE_NAMES[measure]}, the plain cut "
+        f"{percent(plain)} (both fitted on all documents). It reads {shortlist} × {4 * d:,} B = "
+        f"{shortlist * 4 * d / 1e3:,.0f} kB a query and keeps the full vectors on disk. "
+        f"Exact search here: {milliseconds[0]:.3f} → {milliseconds[1]:.3f} ms a query."
     )
