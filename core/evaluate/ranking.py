@@ -29,7 +29,7 @@ from core.types import Floats, Ints, Metric
 _STEP = 1e-6  # scores are rounded to this before they are ranked
 _NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
 _AXES = 64  # axes added up in one product: more at a time gather more rounding than _NOISE
-_QUERIES, _DOCUMENTS = 64, 4096  # a tile of scores: small enough to stay in a core's cache
+_QUERIES, _DOCUMENTS = 128, 2048  # a tile of scores: small enough to stay in a core's cache
 
 
 @dataclass(frozen=True, eq=False)
@@ -218,17 +218,23 @@ class _Work:
     length_d: NDArray[np.float64]
     edges: Ints
 
-    def accumulate(self, rows: slice, columns: Any) -> Iterator[tuple[int, Floats]]:
-        """(cut, scores (rows, columns) before scaling) for each cut; the same array, growing."""
+    def accumulate(self, rows: slice, columns: Any) -> Iterator[tuple[int, Floats, Floats]]:
+        """(cut, scores so far, what is to be added to them) for each cut, both (rows, columns) and before scaling.
+
+        The last addition is left to who reads them: the counting loop does it on its way.
+        """
         d = self.d[:, columns]
         total = np.zeros((rows.stop - rows.start, d.shape[1]), np.float32)
         part = np.empty_like(total)
         for cut, (a, b) in enumerate(itertools.pairwise(self.edges)):
+            if a == b:
+                part[:] = 0
             for start in range(a, b, _AXES):
+                if start > a:
+                    total += part
                 axes = slice(start, min(start + _AXES, b))
                 np.matmul(self.q[rows, axes], d[axes], out=part)
-                total += part
-            yield cut, total
+            yield cut, total, part
 
 
 def _rank_block(work: _Work, rows: slice, out: Ints) -> None:
@@ -239,9 +245,9 @@ def _rank_block(work: _Work, rows: slice, out: Ints) -> None:
     n = work.d.shape[1]
     for start in range(0, n, _DOCUMENTS):
         tile = slice(start, min(start + _DOCUMENTS, n))
-        for cut, scores in work.accumulate(rows, tile):
+        for cut, scores, more in work.accumulate(rows, tile):
             scale = work.scale_d[cut, tile]
-            count(scores, scale, tie[cut], above[cut], pointer, task.judged, task.own[rows], start, out[cut])
+            count(scores, more, scale, tie[cut], above[cut], pointer, task.judged, task.own[rows], start, out[cut])
 
 
 def _thresholds(work: _Work, rows: slice) -> tuple[Floats, Floats]:
@@ -255,7 +261,8 @@ def _thresholds(work: _Work, rows: slice) -> tuple[Floats, Floats]:
     wide = np.resize(columns, max(64, -(-len(columns) // 64) * 64))  # a round width: the product's main loop
     owner = task.owner[first:last] - rows.start
     tie, above = (np.empty((len(work.edges) - 1, last - first), np.float32) for _ in range(2))
-    for cut, scores in work.accumulate(rows, wide):
+    for cut, scores, more in work.accumulate(rows, wide):
+        scores += more
         unit = work.scale_q[cut, rows][owner].astype(np.float64) / _STEP
         scaled = (scores[owner, place] * work.scale_d[cut, columns[place]]).astype(np.float64)
         mine = np.floor(scaled * unit + 0.5)
@@ -275,19 +282,26 @@ def _kernel() -> Any:
     import numba
 
     @numba.njit(cache=True, nogil=True, error_model="numpy")
-    def count(scores, scale, tie, above, pointer, judged, own, start, out):  # type: ignore[no-untyped-def]
+    def above_level(scores, scale, level):  # type: ignore[no-untyped-def]
+        found = np.int32(0)  # as wide as a score, and indices from 0: so the loop runs in full vectors
+        for j in range(scores.shape[0]):
+            found = np.int32(found + np.int32(scores[j] * scale[j] >= level))
+        return found
+
+    @numba.njit(cache=True, nogil=True, error_model="numpy")
+    def count(scores, more, scale, tie, above, pointer, judged, own, start, out):  # type: ignore[no-untyped-def]
         n = scores.shape[1]
         for i in range(scores.shape[0]):
-            row = scores[i]
+            row, new = scores[i], more[i]
+            for j in range(n):
+                row[j] += new[j]
             for p in range(pointer[i], pointer[i + 1]):
                 low, high = tie[p - pointer[0]], above[p - pointer[0]]
                 mine = judged[p] - start  # its place in this tile, or outside it
                 middle = min(max(mine, 0), n)
-                higher = 0
-                for j in range(middle):  # these win a tie
-                    higher += row[j] * scale[j] >= low
-                for j in range(middle + (0 <= mine < n), n):  # these lose it
-                    higher += row[j] * scale[j] >= high
+                behind = middle + (0 <= mine < n)
+                higher = above_level(row[:middle], scale[:middle], low)  # these win a tie
+                higher += above_level(row[behind:], scale[behind:], high)  # these lose it
                 o = own[i] - start
                 if 0 <= o < n and o != mine:
                     higher -= row[o] * scale[o] >= (low if o < mine else high)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import statistics
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -13,6 +14,7 @@ def run(data: Path) -> None:
     import streamlit.runtime.scriptrunner.script_runner as runner
     from streamlit.testing.v1 import AppTest
 
+    subprocess.run([sys.executable, "-m", "core", "warm"], check=True, stdout=subprocess.DEVNULL)  # as `make run` does
     app = str(Path(__file__).parents[2] / "app.py")
     taken: list[float] = []
     original = runner.ScriptRunner._run_script
