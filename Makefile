@@ -5,12 +5,13 @@ BIN := $(VENV)/bin
 APP := $(VENV)/.stamp-app
 DEV := $(VENV)/.stamp-dev
 PORT ?= 8501
+HEADLESS := $(if $(or $(DISPLAY),$(WAYLAND_DISPLAY),$(filter Darwin,$(shell uname))),false,true)
 
 .PHONY: run test test-all fix bench clean browser
 
 run: $(APP)
 	$(BIN)/python -m core warm >/dev/null
-	$(BIN)/streamlit run app.py --server.port $(PORT) --server.headless $(if $(DISPLAY)$(WAYLAND_DISPLAY),false,true)
+	$(BIN)/streamlit run app.py --server.port $(PORT) --server.headless $(HEADLESS)
 
 # torch first: where a CPU build is at hand it satisfies what the other packages ask for
 $(BIN)/python:

@@ -84,7 +84,8 @@ def curves(
         xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
                "zeroline": False},
-        legend={"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)", "traceorder": "reversed"},
+        legend={"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)",
+                "traceorder": "reversed"},
         showlegend=True, margin={"l": 52, "r": 12, "t": 84, "b": 48},
     )  # fmt: skip
 

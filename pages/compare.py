@@ -10,10 +10,7 @@ from pages._ui import cache, options, session, views
 
 session.share()
 bench, choice = cache.settle()
-judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
-offered = options.measures(bench, judge)
-measure = st.session_state.get("measure", offered[0])
-measure = measure if measure in offered else offered[0]
+judge, measure = options.judged_by(bench)
 chosen = session.chosen_step()
 base = cache.study(bench, session.fallback_step(), judge)
 index = session.chosen_ratio(base, measure)

@@ -7,7 +7,7 @@ from pages._ui import cache, explore_views, options, session
 
 session.share()
 bench, choice = cache.settle()
-judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
+judge, measure = options.judged_by(bench)
 step = session.chosen_step()
 if not cache.at_once(bench, step, judge):
     st.info(
@@ -15,8 +15,6 @@ if not cache.at_once(bench, step, judge):
     )
     step = session.fallback_step()
 found = cache.study(bench, step, judge)
-measure = st.session_state.get("measure", "ndcg@10")
-measure = measure if measure in options.measures(bench, judge) else options.measures(bench, judge)[0]
 index = session.chosen_ratio(found, measure)
 cut = found.plan(index).steps[0]
 reduction = cache.reduction(bench, cut)  # type: ignore[arg-type]

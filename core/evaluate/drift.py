@@ -65,12 +65,7 @@ def aligned_cosine(before: Floats, after: Floats) -> NDArray[np.float64]:
     """
     x, y = unit(before).astype(np.float64), unit(after).astype(np.float64)
     u, _, vt = np.linalg.svd(y.T @ x, full_matrices=False)
-    return np.asarray(np.einsum("ij,ij->i", unit_rows(y @ (u @ vt)), x))
-
-
-def unit_rows(x: NDArray[np.float64]) -> NDArray[np.float64]:
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
+    return np.asarray(np.einsum("ij,ij->i", unit(y @ (u @ vt)), x))
 
 
 def cka(before: Floats, after: Floats) -> float:

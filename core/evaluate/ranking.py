@@ -133,8 +133,8 @@ def from_neighbours(
     return Judgements(_ints(np.arange(len(queries))), columns, _ints(pointer), found.ravel(), grades, own_columns)
 
 
-def unit(x: Floats) -> Floats:
-    """Rows of length one; a zero row stays zero (its cosine with anything is 0)."""
+def unit(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows (n, d) of length one; a zero row stays zero (its cosine with anything is 0)."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 

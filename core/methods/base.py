@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PlanError
+from core.evaluate.ranking import unit
 from core.types import FitContext, Floats, Ranking
 
 TEN = 10  # documents per dimension below which a fitted basis overfits (measured: README, "Small corpora")
@@ -111,12 +112,7 @@ def listwise_sample(context: FitContext, seed: int, queries: int, documents: int
     q = np.sort(rng.permutation(len(context.pseudo_queries))[:queries])
     d = np.sort(rng.permutation(len(context.documents))[:documents])
     own = context.owners[q][:, None] == d[None, :]
-    return _unit(context.pseudo_queries[q]), _unit(context.documents[d]), own
-
-
-def _unit(x: Floats) -> Floats:
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
+    return unit(context.pseudo_queries[q]), unit(context.documents[d]), own
 
 
 def softmax(x: NDArray[Any]) -> NDArray[Any]:

@@ -109,6 +109,14 @@ def measures(bench: Bench, judge: int) -> list[str]:
     )
 
 
+def judged_by(bench: Bench) -> tuple[int, str]:
+    """What the Prune page's pickers say on the pages without them: the data set that judges, and the measure."""
+    judge = min(int(st.session_state.get("judge", 0)), len(bench.judges) - 1)
+    offered = measures(bench, judge)
+    measure = st.session_state.get("measure", offered[0])
+    return judge, measure if measure in offered else offered[0]
+
+
 def method() -> Step:
     """The method and its options; five stand first, the rest behind *all methods*."""
     st.selectbox(
