@@ -20,9 +20,8 @@ from numpy.typing import NDArray
 
 from core.encoders import ModelInfo
 from core.errors import InputError, ModelRefused
-from core.evaluate.ranking import unit
 from core.store import home, write_atomic
-from core.types import Embeddings, Floats, Progress, digest, quiet
+from core.types import Embeddings, Floats, Progress, digest, quiet, unit
 
 Role = Literal["document", "query", "sentence"]
 SHIPPED = Path(__file__).parents[1] / "assets" / "embeddings"

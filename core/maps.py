@@ -20,10 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import InputError
-from core.evaluate.ranking import unit
 from core.select import apply
 from core.store import get_arrays, put_arrays
-from core.types import Floats, Ints, Progress, Reduction, digest, frozen, quiet
+from core.types import Floats, Ints, Progress, Reduction, digest, frozen, quiet, unit
 
 MOST = 3000  # documents on a UMAP; a seeded sample where there are more
 _NEIGHBOURS = 15

@@ -11,9 +11,8 @@ from typing import Literal
 
 import numpy as np
 
-from core.evaluate.ranking import unit
 from core.plan import Cut
-from core.types import Floats, Metric, Ranking, Reduction, frozen
+from core.types import Floats, Metric, Ranking, Reduction, frozen, unit
 
 Side = Literal["document", "query"]
 

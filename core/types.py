@@ -1,4 +1,4 @@
-"""The frozen records that flow through Espalier, and nothing else.
+"""The frozen records that flow through Espalier, and the few array helpers that every room needs.
 
     Dataset -> Embeddings -> FitContext -> Ranking -> Reduction -> Measurement
 
@@ -48,6 +48,12 @@ def frozen(array: NDArray[Any], dtype: Any = np.float32) -> NDArray[Any]:
         out = out.view()
         out.flags.writeable = False
     return out
+
+
+def unit(x: NDArray[Any]) -> NDArray[Any]:
+    """Rows (n, d) of length one; a zero row stays zero (its cosine with anything is 0)."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 
 
 @dataclass(frozen=True, eq=False)

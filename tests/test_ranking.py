@@ -10,17 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import (
-    Judgements,
-    column_order,
-    from_neighbours,
-    from_qrels,
-    ranks,
-    similarity,
-    top,
-    unit,
-)
-from core.types import Floats, Metric
+from core.evaluate.ranking import Judgements, column_order, from_neighbours, from_qrels, ranks, similarity, top
+from core.types import Floats, Metric, unit
 from tests.synthetic import Case, exact_scores, random_case, sorted_ids, too_close
 
 CASES = 40

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import Judgements, from_neighbours, ranks, unit
-from core.types import Floats, Ints, Metric
+from core.evaluate.ranking import Judgements, from_neighbours, ranks
+from core.types import Floats, Ints, Metric, unit
 
 PROBES = 1000  # documents whose neighbours are followed; seeded, stated
 

@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import Floats, Ints, Metric
+from core.types import Floats, Ints, Metric, unit
 
 _STEP = 1e-6  # scores are rounded to this before they are ranked
 _NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
@@ -131,12 +131,6 @@ def from_neighbours(
     pointer = np.arange(len(queries) + 1) * k
     grades = np.ones(found.size)
     return Judgements(_ints(np.arange(len(queries))), columns, _ints(pointer), found.ravel(), grades, own_columns)
-
-
-def unit(x: NDArray[Any]) -> NDArray[Any]:
-    """Rows (n, d) of length one; a zero row stays zero (its cosine with anything is 0)."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 
 
 def similarity(queries: Floats, documents: Floats, metric: Metric) -> Floats:

@@ -8,8 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import unit
-from core.types import Floats, Metric
+from core.types import Floats, Metric, unit
 
 
 def pair_scores(left: Floats, right: Floats, metric: Metric = "cosine") -> NDArray[np.float64]:

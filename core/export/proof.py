@@ -126,6 +126,6 @@ def verify(bench: Bench, reduction: Reduction, pruned: Path, rounds: int = 7) ->
 
 def _scaled(x: Floats, model: ModelInfo) -> Floats:
     """The source's vectors as Espalier works on them: length one where the model compares by cosine."""
-    from core.evaluate.ranking import unit
+    from core.types import unit
 
     return x if model.metric == "dot" or model.normalized else unit(x)

@@ -13,8 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.errors import PlanError
-from core.evaluate.ranking import unit
-from core.types import FitContext, Floats, Ranking
+from core.types import FitContext, Floats, Ranking, unit
 
 TEN = 10  # documents per dimension below which a fitted basis overfits (measured: README, "Small corpora")
 _PRIOR_WEIGHT = 0.1  # the prior counts as this many documents per dimension (tests/benchmarks/prior_weight.py)
