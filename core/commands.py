@@ -168,8 +168,8 @@ def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     progress("random baseline and neighbours", 0, 1)
     chance = {j.name: sweeps.random_curves(bench, j, ratios) for j in bench.judges}
     outside = [c for j in bench.judges if (c := sweeps.outside_curve(bench, j, step, ratios, progress))]
-    curves = [sweeps.with_overlap(j, ranking, c, args.seed) for j, c in zip(bench.judges, curves, strict=True)]
-    answer = report.sweep(curves, chance, outside, seconds)
+    moved = pipeline.drift_curve(bench.judges[0], ranking, curves[0].kept, args.seed)
+    answer = report.sweep(curves, chance, outside, moved, seconds)
     answer |= {"model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed}
     answer["notes"] = [*pipeline.bench_notes(bench), *ranking.notes]
     return dict(report.plain(answer))

@@ -5,7 +5,7 @@ judge_cut(bench, parse("dimensions/svd keep=128"))   before, after, retention, d
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from core.compare import RANDOM_DRAWS, Retention, retention
 from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
+from core.evaluate.ranking import Judgements
 from core.judging import compare, figures, measure, rank, reduced
 from core.plan import Cut, Plan, Step
 from core.select import apply, select
@@ -89,14 +90,26 @@ def judge_cut(
             outside[judge.name] = {m: retention(one.values[m], v[0], seed) for m, v in careful.values.items()}
         if rescore and judge.task is not None:
             stages[judge.name] = two_stage(judge, reduction, rescore)
-    first = bench.judges[0].documents.vectors
-    asked = apply(reduction, first, "query")
-    metrics = (bench.model.metric, reduction.metric)
-    shift = moved.drift(first, apply(reduction, first), asked=asked, metrics=metrics, seed=seed)
+    shift = drift(bench.judges[0], reduction, seed)
     notes = (*bench_notes(bench), *ranking.notes)
     return Cutting(
         plan, resolved, reduction, tuple(before), tuple(after), kept, chance, outside, shift, stages, spreads, notes
     )
+
+
+def drift(judge: Judge, reduction: Reduction, seed: int = 0, near: Judgements | None = None) -> moved.Drift:
+    """How far a data set's documents moved, on seeded probes; `near` are their neighbours, where they are known."""
+    full = judge.documents.vectors
+    asked = apply(reduction, full, "query")
+    metrics = (judge.documents.metric, reduction.metric)
+    return moved.drift(full, apply(reduction, full), asked=asked, metrics=metrics, near=near, seed=seed)
+
+
+def drift_curve(judge: Judge, ranking: Ranking, kept: Sequence[int], seed: int = 0) -> list[moved.Drift]:
+    """The same at every cut of a ranking; the neighbours in the full space are found once."""
+    full, metric = judge.documents.vectors, judge.documents.metric
+    near = moved.neighbours(full, moved.probes(len(full), seed), metric)
+    return [drift(judge, select(ranking, Cut(keep=k), metric), seed, near) for k in kept]
 
 
 def _draws(bench: Bench) -> list[Ranking]:

@@ -164,9 +164,13 @@ def _topics(judge: Judge) -> tuple[str, ...]:
 
 
 def sweep(
-    curves: Sequence[Curve], chance: Mapping[str, Sequence[Curve]], outside: Sequence[Curve], seconds: dict[str, float]
+    curves: Sequence[Curve],
+    chance: Mapping[str, Sequence[Curve]],
+    outside: Sequence[Curve],
+    moved: Sequence[Drift],
+    seconds: dict[str, float],
 ) -> dict[str, Any]:
-    """The answer of `sweep`: one point a ratio, with every data set's figures and the random baseline's mean."""
+    """The answer of `sweep`: one point a ratio, with every data set's figures, random pruning's and the drift."""
     points = []
     for i, (ratio, kept) in enumerate(zip(curves[0].ratios, curves[0].kept, strict=True)):
         draws = {
@@ -180,7 +184,7 @@ def sweep(
             "quality": {c.judge: {m: float(c.means(m)[i]) for m in c.values} for c in curves},
             "random": draws,
             "outside_fit": {c.judge: {m: float(c.means(m)[i]) for m in c.values} for c in outside},
-            "drift": {f"{c.judge}": {"neighbour_overlap@10": float(c.overlap[i])} for c in curves if len(c.overlap)},
+            "drift": _drift(moved[i]),
             "vector_bytes": cost.vector_bytes(kept),
         })  # fmt: skip
     return {"method": curves[0].method, "points": points, "seconds": seconds}

@@ -299,7 +299,7 @@ def test_sweep_has_every_key_and_agrees_with_prune(cut: dict[str, Any]) -> None:
         for m, chance in cut["random_baseline"][name].items():
             wanted = chance["ratio"] * cut["before"]["quality"][name][m]
             assert at128["random"][name][m] == pytest.approx(wanted, abs=2e-3)
-    overlap = [p["drift"]["sample"]["neighbour_overlap@10"] for p in answer["points"]]
+    overlap = [p["drift"]["neighbour_overlap@10"] for p in answer["points"]]
     assert overlap[0] == 1.0
     assert overlap[16] == pytest.approx(cut["drift"]["neighbour_overlap@10"], abs=2e-3)
     assert answer["points"][16]["outside_fit"]["sample"]["ndcg@10"] == pytest.approx(
