@@ -6,7 +6,8 @@ import streamlit as st
 
 from pages._ui import jobs
 
-st.set_page_config(page_title="Espalier", page_icon="assets/icon.svg", layout="wide")
+ASSETS = Path(__file__).parent / "assets"
+st.set_page_config(page_title="Espalier", page_icon=ASSETS / "icon.svg", layout="wide")
 pages = [
     st.Page("pages/prune.py", title="Prune", icon=":material/content_cut:", default=True),
     st.Page("pages/explore.py", title="Explore", icon=":material/travel_explore:"),
@@ -15,7 +16,7 @@ pages = [
     st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:"),
 ]
 page = st.navigation(pages)
-st.html(Path("assets/style.html"))
-st.logo("assets/logo.svg", size="large")
+st.html(ASSETS / "style.html")
+st.logo(ASSETS / "logo.svg", size="large")
 page.run()
 jobs.panel()  # after the page: what it started is listed at once

@@ -23,7 +23,7 @@ from pages._ui.session import Choice
 
 def command(choice: Choice, plan: Plan, out: str) -> list[str]:
     """The command line that does exactly this."""
-    form = "vectors" if any(s.name == "dimensions/bilinear" for s in plan.steps) else "sentence-transformers"
+    form = "vectors" if any(card(s.name).two_maps for s in plan.steps) else "sentence-transformers"
     return ["prune", *choice.arguments, "--plan", str(plan), "--out", out, "--format", form, "--zip"]
 
 
@@ -81,11 +81,12 @@ def _downloads(bench: Bench, plan: Plan, place: Path, report: dict[str, Any], ch
         )
     if card(plan.steps[0].name).refits:
         _exact(report)
-    if report["speedup"]["measured"]:
+    speedup = report.get("speedup", {}).get("measured")
+    if speedup:
         memory = report["after"]["cost"].get("peak_memory_bytes", 0)
         st.caption(
             "Measured beside the unpruned model: encoding "
-            f"{report['speedup']['measured']:.2f}x as fast (ideal 1.00x); both "
+            f"{speedup:.2f}x as fast (ideal 1.00x); both "
             f"together peak at {gigabytes(memory)} of memory."
         )
     reduction = cache.reduction(bench, plan.steps[0])  # type: ignore[arg-type]
