@@ -166,15 +166,6 @@ def random_curves(bench: Bench, judge: Judge, ratios: Sequence[float], draws: in
     return [curve(judge, rank(context, s), ratios) for s in steps]
 
 
-def recommend(curve_: Curve, measure_: str, floor: float) -> int:
-    """The index of the largest ratio whose mean keeps `floor` of the first point's, and all smaller ratios do too."""
-    means = curve_.means(measure_)
-    if not means[0] > 0:
-        return 0
-    failing = np.flatnonzero(means < floor * means[0] - 1e-12)
-    return int(failing[0]) - 1 if len(failing) else len(means) - 1
-
-
 def with_overlap(judge: Judge, ranking: Ranking, found: Curve, seed: int = 0) -> Curve:
     """The curve with the mean neighbour overlap@10 at every ratio added (documents of a retrieval data set)."""
     if judge.task is None:
