@@ -50,7 +50,12 @@ def build_parser() -> argparse.ArgumentParser:
     _inputs(prune)
     prune.add_argument("--plan", required=True, metavar="P", help="e.g. 'dimensions/svd keep=128'")
     prune.add_argument("--out", metavar="DIR", help="where the export goes; without it nothing is written")
-    prune.add_argument("--format", default="sentence-transformers", choices=("sentence-transformers", "vectors"))
+    prune.add_argument(
+        "--format", default="sentence-transformers", choices=("sentence-transformers", "onnx", "vectors")
+    )
+    prune.add_argument(
+        "--draws", type=int, default=5, metavar="N", help="random prunings that an encoder cut is held against"
+    )
     prune.add_argument("--zip", action="store_true", help="also write DIR-<hash>.zip beside it")
     prune.add_argument(
         "--rescore", type=int, default=0, metavar="N", help="add two-stage figures: shortlist N, rescore"
@@ -59,6 +64,16 @@ def build_parser() -> argparse.ArgumentParser:
     _inputs(sweep)
     sweep.add_argument("--method", required=True, metavar="NAME", help="e.g. dimensions/svd, with options if wanted")
     sweep.add_argument("--ratios", metavar="0,0.1,...", help="pruning ratios in [0, 1) (default: 0, 1/24, ... 23/24)")
+    sensitive = _add(commands, "sensitivity", "importance of every unit, each layer cut alone, the ratio for a budget")
+    _inputs(sensitive)
+    sensitive.add_argument("--target", required=True, metavar="T", help="heads, neurons, layers, width, tokens, ...")
+    sensitive.add_argument("--criterion", metavar="C", help="e.g. obs (default: one that suits the target)")
+    sensitive.add_argument("--keep-quality", type=float, default=0.98, metavar="Q", help="the budget (default: 0.98)")
+    sensitive.add_argument("--ratios", metavar="0.25,0.5,...", help="ratios to measure (default: 0.25,0.5,0.75)")
+    sensitive.add_argument("--sample", type=int, default=128, metavar="N", help="documents measured on (default: 128)")
+    sweep.add_argument(
+        "--draws", type=int, default=2, metavar="N", help="random prunings at each ratio of an encoder cut"
+    )
     run = _add(commands, "run", "replay a saved session")
     run.add_argument("recipe", metavar="RECIPE.yaml")
     run.add_argument("--out", metavar="DIR")
@@ -110,7 +125,7 @@ def _show(command: str, answer: dict[str, Any], as_json: bool) -> None:
     if as_json:
         print(json.dumps(answer, ensure_ascii=False))
         return
-    from core.commands import words
+    from core.wording import words
 
     print(words(command, answer))
 

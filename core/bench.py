@@ -160,6 +160,61 @@ def judge(model: ModelInfo, dataset: Dataset, progress: Progress = quiet) -> Jud
     return Judge(dataset, left, embed(model, dataset.queries.full, "sentence", progress))
 
 
+def rebased(bench: Bench, info: ModelInfo, progress: Progress = quiet, *, fit: bool = True) -> Bench:
+    """The same data embedded by another encoder (a cut one); what is relevant stays what it was.
+
+    `fit` says whether a method will be fitted on the new vectors, so that they are wanted.
+    """
+
+    def again(j: Judge) -> Judge:
+        roles: tuple[Role, Role] = ("document", "query") if j.dataset.kind == "retrieval" else ("sentence", "sentence")
+        parts = (j.dataset.documents.full, j.dataset.queries.full)
+        documents, queries = (embed(info, t, r, progress) for t, r in zip(parts, roles, strict=True))
+        return Judge(j.dataset, documents, queries, j.task)
+
+    vectors = embed(info, bench.fit.full, "document", progress) if fit else bench.fit_vectors
+    judges = tuple(again(j) for j in bench.judges)
+    return replace(bench, model=info, judges=judges, fit_vectors=vectors, prior=load_prior(info))
+
+
+def sampled(judge: Judge, seed: int = 0, queries: int = 100, documents: int = 500) -> Judge:
+    """A seeded sample of a data set: queries with all their relevant documents, and others up to `documents`.
+
+    For what is judged many times (random draws, sensitivity). Data sets that are small enough stay whole.
+    """
+    data, rng = judge.dataset, np.random.default_rng(seed)
+
+    def some(count: int, most: int) -> Ints:
+        return np.sort(rng.permutation(count)[:most])
+
+    if judge.task is None:
+        if data.kind == "pairs":
+            rows = some(len(data.documents), documents)
+            scores = None if data.scores is None else data.scores[rows]
+            part = replace(data, documents=data.documents.take(rows), queries=data.queries.take(rows), scores=scores)
+            return Judge(part, _rows(judge.documents, rows), _rows(judge.queries, rows))
+        one, two = some(len(data.documents), 4 * documents), some(len(data.queries), documents)
+        part = replace(data, documents=data.documents.take(one), queries=data.queries.take(two))
+        return Judge(part, _rows(judge.documents, one), _rows(judge.queries, two))
+    asked = judge.task.query_rows[some(len(judge.task), queries)]
+    ids, asking = data.documents.ids, data.queries.ids
+    if data.qrels is None:
+        wanted: set[str] = set()
+    else:
+        wanted = {d for q in asked for d in data.qrels.get(asking[int(q)], {})}
+    relevant = np.array([i for i, d in enumerate(ids) if d in wanted], np.int64)
+    others = np.setdiff1d(np.arange(len(ids)), relevant)
+    more = rng.permutation(others)[: max(documents - len(relevant), 20)]
+    rows = np.sort(np.concatenate([relevant, more]))
+    part = replace(data, documents=data.documents.take(rows), queries=data.queries.take(asked))
+    vectors = (_rows(judge.documents, rows), _rows(judge.queries, asked))
+    return Judge(part, *vectors, task(part, *vectors))
+
+
+def _rows(vectors: Embeddings, rows: Ints) -> Embeddings:
+    return Embeddings(vectors.vectors[rows], vectors.metric)
+
+
 def task(dataset: Dataset, documents: Embeddings, queries: Embeddings) -> Judgements:
     """Judgements as arrays: the given ones, or the unpruned model's own top 10 (agreement)."""
     ids = dataset.documents.ids

@@ -12,7 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelRefused
-from core.shapes import ARCHITECTURES, LEGACY_POOLING, modules_of
+from core.layouts import ARCHITECTURES
+from core.shapes import LEGACY_POOLING, modules_of
 from core.weights import INDEX, WEIGHTS, read_object, shard_names
 
 PICKLES = (

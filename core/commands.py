@@ -12,11 +12,16 @@ from typing import Any
 import yaml
 
 from core import export, judging, pipeline, registry, report, sweeps
+from core.anatomy import shape_of
 from core.bench import Bench, prepare
-from core.encoders import open_model
+from core.compare import RANDOM_DRAWS
+from core.derive import check as check_steps
+from core.encoders import ModelInfo, open_model
 from core.errors import InputError, PlanError
+from core.evaluate import cost
 from core.export.proof import time_model
 from core.plan import Plan, Step, parse
+from core.planned import planned, uneven
 from core.store import sweep_partials
 from core.types import Progress
 
@@ -31,7 +36,8 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return _COMMANDS[args.command](args, _Line())
 
 
-FORMATS = ("sentence-transformers", "vectors")
+ENCODER_RATIOS = (0.0, 0.25, 0.5, 0.75)  # every point is a cut of its own: minutes, not milliseconds
+FORMATS = ("sentence-transformers", "onnx", "vectors")
 
 
 class _Line:
@@ -51,11 +57,11 @@ class _Line:
         print(f"\r\x1b[K{what} · {100 * share:.0f} %{eta}", end="\n" if share >= 1 else "", file=sys.stderr)
 
 
-def _bench(args: argparse.Namespace, progress: Progress) -> Bench:
+def _bench(args: argparse.Namespace, progress: Progress, info: ModelInfo | None = None) -> Bench:
     sweep_partials()
     queries = Path(args.queries) if args.queries else None
     return prepare(
-        args.model, args.data, fit_on=args.fit_on, queries=queries, split=args.split, limit=args.limit,
+        info or args.model, args.data, fit_on=args.fit_on, queries=queries, split=args.split, limit=args.limit,
         seed=args.seed, progress=progress,
     )  # fmt: skip
 
@@ -81,33 +87,45 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         k: getattr(args, k) for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format")
     }
     plan = parse(args.plan)
-    registry.resolve(plan, args.seed)
+    resolved = registry.resolve(plan, args.seed)
+    steps, _ = pipeline.split(resolved)
     if args.rescore < 0:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
+    info = open_model(args.model, progress)
+    check_steps(info, steps)
     out = Path(args.out).expanduser() if args.out else None
     if out:
-        _check_format(plan, args.format)
-        _check_out(out, args.model, progress)
-    bench = _bench(args, progress)
-    cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress)
+        _check_format(info, resolved, args.format)
+        _check_out(out, args.model, info)
+    bench = _bench(args, progress, info)
+    cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress, draws=args.draws)
     answer = report.plain(report.pruning(bench, cut, args.seed))
     if out:
         _export(bench, cut, answer, request, out, args.zip, progress)
+    elif cut.derived:
+        progress("timing against the unpruned model", 0, 1)
+        report.add_timing(answer, (shape_of(bench.model), cut.derived.shape), export.measure_speed(bench, cut))
+    if cut.derived:
+        for side, model in (("before", bench.model), ("after", cut.pruned.model)):
+            answer[side]["model"]["zipped_bytes"] = cost.zipped_bytes(model.path)
     return dict(report.plain(answer))
 
 
-def _check_format(plan: Plan, form: str) -> None:
-    """Refuse, before any work, what no single model can hold."""
+def _check_format(info: ModelInfo, plan: Plan, form: str) -> None:
+    """Refuse, before any work, what the format cannot hold."""
+    steps, _ = pipeline.split(plan)
     for step in plan.steps:
-        if form == "sentence-transformers" and registry.card(step.name).two_maps:
+        if form != "vectors" and registry.card(step.name).two_maps:
             raise InputError(
                 f"{step.name} maps queries and documents differently, which one model cannot hold: use --format vectors"
             )
+    why = uneven(steps, planned(info, steps)[0]) if steps else ""
+    if why and form == "sentence-transformers":
+        raise InputError(f"plain sentence-transformers cannot reload {why}: use --format onnx, which carries any shape")
 
 
-def _check_out(out: Path, model: str, progress: Progress) -> None:
+def _check_out(out: Path, model: str, info: ModelInfo) -> None:
     """Refuse a destination before any work: neither the folder that was named nor the clean copy is written over."""
-    info = open_model(model, progress)
     for source in (Path(model).expanduser(), info.path):
         if source.exists():
             export.check_destination(out, source, info.folder_bytes)
@@ -124,9 +142,10 @@ def _export(
 ) -> None:
     done: dict[str, Any] = {"path": str(out), "format": request["format"]}
     if request["format"] == "vectors":
-        export.export_vectors(bench, cut.reduction, answer, request, out)
+        export.export_vectors(cut, answer, request, out)
     else:
-        proof = export.export_model(bench, cut.reduction, answer, request, out, progress)
+        write = export.export_onnx if request["format"] == "onnx" else export.export_model
+        proof = write(bench, cut, answer, request, out, progress)
         done |= {
             "reloaded_in_fresh_process": True,
             "max_difference": proof.max_difference,
@@ -140,7 +159,8 @@ def _export(
     answer["export"] = done
     answer["after"]["model"]["folder_bytes"] = done["bytes"]
     if request["format"] != "vectors":
-        answer["after"]["model"]["bytes"] = sum(f.stat().st_size for f in out.rglob("*.safetensors"))
+        kinds = ("*.safetensors", "*.onnx", "*.onnx.data")
+        answer["after"]["model"]["bytes"] = sum(f.stat().st_size for kind in kinds for f in out.rglob(kind))
 
 
 def _method(text: str) -> Step:
@@ -155,6 +175,8 @@ def _method(text: str) -> Step:
 def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     step = _method(args.method)
     card = registry.card(step.name)
+    if card.target != "dimensions":
+        return _encoder_sweep(args, step, progress)
     seeded = any(k == "seed" for k, _ in step.options) or "seed" not in registry.find(step.name).__dataclass_fields__
     step = step if seeded else Step(step.name, (*step.options, ("seed", args.seed)))
     ratios = _ratios(args.ratios)
@@ -175,9 +197,42 @@ def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return dict(report.plain(answer))
 
 
-def _ratios(text: str | None) -> list[float]:
+def sensitivity(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    from core import sensitivity as parts
+
+    ratios = parts.RATIOS if args.ratios is None else _ratios(args.ratios)
+    info = open_model(args.model, progress)
+    parts.check(info.architecture, args.target, args.criterion, args.keep_quality, args.sample)
+    found = parts.sensitivity(
+        _bench(args, progress, info), args.target, args.criterion, keep_quality=args.keep_quality, ratios=ratios,
+        size=args.sample, seed=args.seed, progress=progress,
+    )  # fmt: skip
+    return dict(report.plain(found.as_json() | {"model": info.as_json()}))
+
+
+def _encoder_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> dict[str, Any]:
+    """The curve of an encoder method: every ratio is a cut of its own, judged like `prune` judges it."""
+    ratios = _ratios(args.ratios, ENCODER_RATIOS)
+    info = open_model(args.model, progress)
+    check_steps(info, [step])
+    bench = _bench(args, progress, info)
+    cuts, points, start = [], [], time.perf_counter()
+    for n, ratio in enumerate(ratios):
+        progress(f"ratio {ratio:g}", n, len(ratios))
+        draws = args.draws if ratio else 0
+        cuts.append(pipeline.judge_cut(bench, Plan((step.with_cut(ratio=ratio),)), seed=args.seed, draws=draws))
+        points.append(report.encoder_point(cuts[-1], ratio))
+    answer = {
+        "method": step.name, "points": points, "seconds": {"rank": 0.0, "curve": time.perf_counter() - start},
+        "model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed,
+        "notes": list(dict.fromkeys(note for cut in cuts for note in cut.notes)),
+    }  # fmt: skip
+    return dict(report.plain(answer))
+
+
+def _ratios(text: str | None, default: Sequence[float] = sweeps.RATIOS) -> list[float]:
     if text is None:
-        return list(sweeps.RATIOS)
+        return list(default)
     try:
         found = [float(w) for w in text.split(",")]
     except ValueError as e:
@@ -205,7 +260,8 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         command="prune", model=str(recipe.get("model", "minilm")), data=_names(recipe, "data") or ["sample"],
         fit_on=_names(recipe, "fit_on"), queries=None if queries is None else str(queries),
         split=str(recipe.get("split", "test")), limit=_whole(recipe, "limit"), seed=_whole(recipe, "seed") or 0,
-        plan=str(recipe["plan"]), out=args.out, rescore=_whole(recipe, "rescore") or 0, format=form, zip=False,
+        plan=str(recipe["plan"]), out=args.out, draws=RANDOM_DRAWS,
+        rescore=_whole(recipe, "rescore") or 0, format=form, zip=False,
     )  # fmt: skip
     answer = prune(args, progress)
     wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
@@ -241,10 +297,15 @@ def map_command(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 def embed(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Embed all that any method may ask for, and study the quick methods, so that a page finds them finished."""
     bench = _bench(args, progress)
-    for cls in registry.METHODS:
-        bench.context(cls.card, progress)
-    _study(bench, [Step(m.card.name) for m in registry.METHODS if not m.card.slow], progress)
+    for name in registry.names("dimensions"):
+        bench.context(registry.card(name), progress)
+    _study(bench, _quick(), progress)
     return {"model": bench.model.as_json(), "data": report.data_block(bench.judges)}
+
+
+def _quick() -> list[Step]:
+    """The dimension methods that are studied without being asked."""
+    return [Step(name) for name in registry.names("dimensions") if not registry.card(name).slow]
 
 
 def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
@@ -270,9 +331,8 @@ def study(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 def warm(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Compute the first screen once, so that the page finds it finished (rankings on disk, loops compiled)."""
     bench = prepare("minilm", ["sample"], progress=progress)
-    quick = [m.card.name for m in registry.METHODS if not m.card.slow]
-    _study(bench, [Step(name) for name in quick], progress)
-    return {"ready": quick}
+    _study(bench, _quick(), progress)
+    return {"ready": [step.name for step in _quick()]}
 
 
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
@@ -280,67 +340,10 @@ _COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] =
     "evaluate": evaluate,
     "prune": prune,
     "sweep": sweep,
+    "sensitivity": sensitivity,
     "run": replay,
     "map": map_command,
     "embed": embed,
     "study": study,
     "warm": warm,
 }
-
-
-# ---- in words -------------------------------------------------------------------------------------------------
-
-
-def words(command: str, answer: dict[str, Any]) -> str:
-    """The answer for a person at a terminal."""
-    if command == "methods":
-        return "\n".join(f"{m['name']:34} {m['idea']}" for m in answer["methods"])
-    if command == "evaluate":
-        return "\n".join(_quality(answer["quality"]))
-    if command in ("prune", "run"):
-        return "\n".join(_verdict(answer))
-    if command == "sweep":
-        return "\n".join(_points(answer))
-    return yaml.safe_dump(answer, sort_keys=False, allow_unicode=True).strip()
-
-
-def _number(value: float | None, digits: int = 4) -> str:
-    return "not defined" if value is None else f"{value:.{digits}f}"
-
-
-def _p_value(value: float | None) -> str:
-    return "p not defined" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
-
-
-def _quality(quality: dict[str, Any]) -> list[str]:
-    return [f"{d:24} {m:12} {_number(v)}" for d, ms in quality.items() for m, v in ms.items()]
-
-
-def _verdict(answer: dict[str, Any]) -> list[str]:
-    before, after = answer["before"]["model"]["dimension"], answer["after"]["model"]["dimension"]
-    lines = [f"{answer['plan']}: {before} -> {after} dimensions"]
-    for d, ms in answer["retention"].items():
-        for m, r in ms.items():
-            chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
-            lines.append(
-                f"{d:20} {m:12} {_number(r['before'])} -> {_number(r['after'])}  kept {_percent(r['ratio'])} "
-                f"({_percent(r['low'])} to {_percent(r['high'])}, {_p_value(r['p_value'])}); "
-                f"random {_percent(chance)}"
-            )
-    if answer["export"]:
-        lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
-    return lines + [f"note: {n}" for n in answer["notes"]]
-
-
-def _percent(value: float | None) -> str:
-    return "not defined" if value is None else f"{100 * value:.1f} %"
-
-
-def _points(answer: dict[str, Any]) -> list[str]:
-    lines = []
-    for p in answer["points"]:
-        for d, ms in p["quality"].items():
-            first = next(iter(ms))
-            lines.append(f"ratio {p['ratio']:.3f}  kept {p['kept']:4}  {d:16} {first} {_number(ms[first])}"
-                         f"  random {_number(p['random'].get(d, {}).get(first))}")  # fmt: skip
-    return lines

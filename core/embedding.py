@@ -25,6 +25,8 @@ from core.types import Embeddings, Floats, Progress, digest, quiet, unit
 
 Role = Literal["document", "query", "sentence"]
 SHIPPED = Path(__file__).parents[1] / "assets" / "embeddings"
+DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut
+SHAPES = "espalier-shape.json"  # in a folder of ours: which heads and neurons are real, the rest being padding
 _CHUNK = 256  # texts embedded between two writes to the cache and two looks at the cancel button
 _PROMPTS: dict[Role, tuple[str, ...]] = {
     "query": ("query",),
@@ -50,7 +52,14 @@ def load(path: Path) -> Any:
         model_kwargs={"use_safetensors": True},
     )  # fmt: skip
     model.eval()
-    _probe(model, path)
+    if (path / SHAPES).is_file():
+        from core.anatomy import Anatomy
+        from core.surgery.slicing import trim
+
+        real = json.loads((path / SHAPES).read_text(encoding="utf-8"))
+        trim(Anatomy(model), real["heads"], real["inner"])
+    if not (path / DERIVED).is_file():  # those are ours, and were compared with what was cut
+        _probe(model, path)
     return model
 
 

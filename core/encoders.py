@@ -55,11 +55,6 @@ class ModelInfo:
     prompts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
-    def flops_per_token(self, length: float) -> float:
-        """Multiply-adds x 2 of the transformer for one token of a text of `length` tokens; 0 for static models."""
-        linear = self.layers * (4 * self.width**2 + 2 * self.width * self.intermediate)
-        return 2.0 * linear + 4.0 * self.layers * self.width * length
-
     def as_json(self) -> dict[str, Any]:
         keep = ("name", "source", "architecture", "dimension", "layers", "heads", "width", "vocabulary", "max_length",
                 "metric", "parameters", "bytes", "folder_bytes", "fingerprint")  # fmt: skip

@@ -13,6 +13,7 @@ from core.bench import Judge
 from core.compare import Retention, retention, retention_of
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval, similarity
+from core.methods.base import DimensionMethod
 from core.plan import Step
 from core.select import apply
 from core.store import get_arrays, put_arrays
@@ -22,6 +23,7 @@ from core.types import FitContext, Floats, Measurement, Metric, Ranking, Reducti
 def rank(context: FitContext, step: Step, keep: int | None = None) -> Ranking:
     """The step's ranking, kept on disk under what it was made from. `keep` counts only for methods that refit."""
     method = registry.build(step)
+    assert isinstance(method, DimensionMethod)
     keep = keep if method.card.refits else None
     options = sorted((k, v) for k, v in step.options if k not in ("ratio", "keep"))
     full = {f: getattr(method, f) for f in method.__dataclass_fields__}

@@ -1,18 +1,21 @@
 """Compose the verbs: one plan on one bench, held against the unpruned model and random pruning; computes nothing.
 
-judge_cut(bench, parse("dimensions/svd keep=128"))   before, after, retention, drift
+judge_cut(bench, parse("neurons/obs ratio=0.5 | dimensions/svd keep=128"))   before, after, retention, drift
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from core import registry
-from core.bench import Bench, Judge
+from core.bench import Bench, Judge, rebased, sampled
 from core.compare import RANDOM_DRAWS, Retention, retention
+from core.cuts import random_plan
+from core.derive import Derived, derive
+from core.encoders import ModelInfo
 from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
@@ -26,90 +29,161 @@ from core.types import Measurement, Progress, Ranking, Reduction, quiet
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
-    """A plan applied to a bench: what it is, what it keeps, beside random pruning of the same size."""
+    """A plan applied to a bench: what it is, what it keeps, beside random pruning of the same size.
+
+    pruned    the same data embedded by the cut encoder; the bench itself where the plan cuts none
+    derived   the cut encoder, or None; source is the unpruned one
+    random    data -> measure -> (ratio, std) over `draws` seeds; `chance_on` says on what, where on a sample
+    """
 
     plan: Plan
     resolved: Plan
     reduction: Reduction
+    pruned: Bench
+    derived: Derived | None
+    source: ModelInfo
     before: tuple[Measurement, ...]
     after: tuple[Measurement, ...]
     retention: Mapping[str, Mapping[str, Retention]]
-    random: Mapping[str, Mapping[str, tuple[float, float]]]  # data -> measure -> (ratio, std) over the draws
+    random: Mapping[str, Mapping[str, tuple[float, float]]]
     outside: Mapping[str, Mapping[str, Retention]]
     drift: moved.Drift
     two_stage: Mapping[str, Mapping[str, float]]
     spread: Mapping[str, Mapping[str, tuple[float, float]]]
     notes: tuple[str, ...]
+    draws: int = RANDOM_DRAWS
+
+
+def split(plan: Plan) -> tuple[list[Step], Step | None]:
+    """The steps that cut the encoder, and the dimension cut behind them. Raises PlanError for what is not built."""
+    steps = [s for s in plan.steps if isinstance(s, Step)]
+    encoder = [s for s in steps if registry.STAGES.get(s.target) == 0]
+    dimensions = [s for s in steps if s.target == "dimensions"]
+    if len(encoder) + len(dimensions) != len(plan.steps) or not steps:
+        raise PlanError(
+            f"{plan}: only encoder cuts and one dimension cut can be run so far, e.g. neurons/obs ratio=0.5"
+        )
+    return encoder, dimensions[0] if dimensions else None
 
 
 def dimension_step(plan: Plan) -> Step:
-    """The plan's one dimension cut. Raises PlanError where the plan holds anything else (not built yet)."""
-    steps = [s for s in plan.steps if isinstance(s, Step)]
-    if len(steps) != 1 or steps[0].target != "dimensions":
-        raise PlanError(f"{plan}: only one dimensions/... step can be run so far; write e.g. dimensions/svd keep=128")
-    return steps[0]
+    """The plan's one dimension cut. Raises PlanError where the plan holds anything else."""
+    encoder, step = split(plan)
+    if encoder or step is None:
+        raise PlanError(f"{plan}: this needs one dimensions/... step alone; write e.g. dimensions/svd keep=128")
+    return step
 
 
-def reduce(bench: Bench, step: Step, progress: Progress = quiet) -> tuple[Ranking, Reduction]:
-    """Rank and select one dimension step; methods that refit are fitted for this size."""
+def reduce(bench: Bench, step: Step | None, progress: Progress = quiet) -> tuple[Ranking | None, Reduction]:
+    """Rank and select one dimension step; methods that refit are fitted for this size. No step: the identity."""
+    dimension = bench.model.dimension
+    if step is None:
+        return None, Reduction("none", dimension, np.arange(dimension), metric=bench.model.metric, identity=True)
     cut = step.cut or Cut(ratio=0.0)
-    keep = cut.count(bench.model.dimension)
+    keep = cut.count(dimension)
     context = bench.context(registry.card(step.name), progress)
     ranking = rank(context, step, keep)
     return ranking, select(ranking, Cut(keep=keep), bench.model.metric)
 
 
 def judge_cut(
-    bench: Bench, plan: Plan, *, rescore: int = 0, seed: int = 0, progress: Progress = quiet, spread: bool = True
+    bench: Bench,
+    plan: Plan,
+    *,
+    rescore: int = 0,
+    seed: int = 0,
+    progress: Progress = quiet,
+    spread: bool = True,
+    draws: int = RANDOM_DRAWS,
 ) -> Cutting:
     """Apply a plan and hold it against the unpruned model and random pruning. Raises PlanError for bad plans."""
     resolved = registry.resolve(plan, seed)
-    step = dimension_step(resolved)
+    steps, step = split(resolved)
+    derived = derive(bench.model, steps, bench.fit, seed, progress) if steps else None
+    pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=step is not None)
     progress("ranking the units", 0, 1)
-    ranking, reduction = reduce(bench, step, progress)
-    before, after = [], []
-    kept: dict[str, dict[str, Retention]] = {}
+    ranking, reduction = reduce(pruned, step, progress)
+    before = tuple(_measured(j) for j in bench.judges)
+    after = tuple(measure(j, *reduced(j, reduction), reduction.metric) for j in pruned.judges)
+    kept = {j.name: compare(j, one, two, seed) for j, one, two in zip(bench.judges, before, after, strict=True)}
+    if derived is None and step is not None:
+        chance, spreads, outside = _dimension_sides(bench, step, reduction, before, seed, progress, spread)
+    else:
+        chance, spreads, outside = encoder_chance(bench, resolved, seed, draws, progress), {}, {}
+    stages = {}
+    for one, two in zip(bench.judges, pruned.judges, strict=True):
+        if rescore and one.task is not None:
+            stages[one.name] = two_stage(two, reduction, rescore, one)
+    shift = drift(pruned.judges[0], reduction, seed, bench.judges[0])
+    notes = (*bench_notes(bench), *(ranking.notes if ranking else ()), *(derived.notes if derived else ()))
+    return Cutting(
+        plan, resolved, reduction, pruned, derived, bench.model, before, after, kept, chance, outside, shift, stages,
+        spreads, notes, RANDOM_DRAWS if derived is None else draws,
+    )  # fmt: skip
+
+
+def _measured(judge: Judge) -> Measurement:
+    return measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
+
+
+Ratios = dict[str, dict[str, tuple[float, float]]]
+
+
+def _dimension_sides(
+    bench: Bench, step: Step, reduction: Reduction, before: Sequence[Measurement], seed: int, progress: Progress,
+    spread: bool,
+) -> tuple[Ratios, Ratios, dict[str, dict[str, Retention]]]:  # fmt: skip
+    """What stands beside a dimension cut: random pruning, other seeds, and the careful figures outside the fit."""
+    chance: Ratios = {}
+    spreads: Ratios = {}
     outside: dict[str, dict[str, Retention]] = {}
-    chance: dict[str, dict[str, tuple[float, float]]] = {}
-    stages: dict[str, dict[str, float]] = {}
-    spreads: dict[str, dict[str, tuple[float, float]]] = {}
     others = _seeds(step) if spread and registry.card(step.name).seeded else []
-    for n, judge in enumerate(bench.judges):
+    for n, (judge, one) in enumerate(zip(bench.judges, before, strict=True)):
         progress(f"judging on {judge.name}", n, len(bench.judges))
-        one = measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
-        two = measure(judge, *reduced(judge, reduction), reduction.metric)
-        before.append(one)
-        after.append(two)
-        kept[judge.name] = compare(judge, one, two, seed)
-        ratio = (1 - reduction.size / reduction.dimension,)
         chance[judge.name] = _ratios(one, [_at(judge, reduction.size, c) for c in _draws(bench)])
         if others:
-            spreads[judge.name] = _ratios(one, [_at(judge, reduction.size, reduce(bench, s)[0]) for s in others])
+            rankings = [reduce(bench, s)[0] for s in others]
+            spreads[judge.name] = _ratios(one, [_at(judge, reduction.size, r) for r in rankings if r is not None])
+        ratio = (1 - reduction.size / reduction.dimension,)
         careful = outside_curve(bench, judge, step, ratio, progress)
         if careful is not None:
             outside[judge.name] = {m: retention(one.values[m], v[0], seed) for m, v in careful.values.items()}
-        if rescore and judge.task is not None:
-            stages[judge.name] = two_stage(judge, reduction, rescore)
-    shift = drift(bench.judges[0], reduction, seed)
-    notes = (*bench_notes(bench), *ranking.notes)
-    return Cutting(
-        plan, resolved, reduction, tuple(before), tuple(after), kept, chance, outside, shift, stages, spreads, notes
-    )
+    return chance, spreads, outside
 
 
-def drift(judge: Judge, reduction: Reduction, seed: int = 0, near: Judgements | None = None) -> moved.Drift:
-    """How far a data set's documents moved, on seeded probes; `near` are their neighbours, where they are known."""
-    full = judge.documents.vectors
-    asked = apply(reduction, full, "query")
-    metrics = (judge.documents.metric, reduction.metric)
-    return moved.drift(full, apply(reduction, full), asked=asked, metrics=metrics, near=near, seed=seed)
+def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress: Progress = quiet) -> Ratios:
+    """Random units with the same counts and the same reconstruction, on a seeded sample of every data set."""
+    small = replace(bench, judges=tuple(sampled(j, seed) for j in bench.judges))
+    before = [_measured(j) for j in small.judges]
+    found: dict[str, list[dict[str, float]]] = {j.name: [] for j in small.judges}
+    for draw in range(draws):
+        progress(f"random pruning, draw {draw + 1} of {draws}", draw, draws)
+        steps, step = split(random_plan(resolved, draw))
+        cut = rebased(small, derive(bench.model, steps, bench.fit, seed).info, fit=step is not None)
+        _, reduction = reduce(cut, step)
+        for judge in cut.judges:
+            found[judge.name].append(figures(measure(judge, *reduced(judge, reduction), reduction.metric)))
+    return {j.name: _ratios(one, found[j.name]) for j, one in zip(small.judges, before, strict=True) if draws}
+
+
+def drift(
+    judge: Judge, reduction: Reduction, seed: int = 0, dense: Judge | None = None, near: Judgements | None = None
+) -> moved.Drift:
+    """How far a data set's documents moved, on seeded probes; `dense` is the judge with the unpruned encoder's vectors.
+
+    `near` are the documents' neighbours in the full space, where they are known.
+    """
+    full, own = (dense or judge).documents.vectors, judge.documents.vectors
+    asked = apply(reduction, own, "query")
+    metrics = ((dense or judge).documents.metric, reduction.metric)
+    return moved.drift(full, apply(reduction, own), asked=asked, metrics=metrics, near=near, seed=seed)
 
 
 def drift_curve(judge: Judge, ranking: Ranking, kept: Sequence[int], seed: int = 0) -> list[moved.Drift]:
     """The same at every cut of a ranking; the neighbours in the full space are found once."""
     full, metric = judge.documents.vectors, judge.documents.metric
     near = moved.neighbours(full, moved.probes(len(full), seed), metric)
-    return [drift(judge, select(ranking, Cut(keep=k), metric), seed, near) for k in kept]
+    return [drift(judge, select(ranking, Cut(keep=k), metric), seed, near=near) for k in kept]
 
 
 def _draws(bench: Bench) -> list[Ranking]:
@@ -132,16 +206,17 @@ def _ratios(before: Measurement, draws: list[dict[str, float]]) -> dict[str, tup
     out = {}
     for m, value in base.items():
         ratios = np.array([d[m] / value if value > 0 else np.nan for d in draws])
-        out[m] = (float(ratios.mean()), float(ratios.std(ddof=1)))
+        out[m] = (float(ratios.mean()), float(ratios.std(ddof=1)) if len(ratios) > 1 else float("nan"))
     return out
 
 
-def two_stage(judge: Judge, reduction: Reduction, shortlist: int) -> dict[str, float]:
-    """Figures when `shortlist` hits on the pruned vectors are rescored with the full ones."""
+def two_stage(judge: Judge, reduction: Reduction, shortlist: int, dense: Judge | None = None) -> dict[str, float]:
+    """Figures when `shortlist` hits on the pruned vectors are rescored with the full ones (the unpruned encoder's)."""
     assert judge.task is not None
+    whole = dense or judge
     documents, queries = reduced(judge, reduction)
-    full = (judge.queries.vectors, judge.documents.vectors)
-    metrics = (reduction.metric, judge.documents.metric)
+    full = (whole.queries.vectors, whole.documents.vectors)
+    metrics = (reduction.metric, whole.documents.metric)
     found = retrieval.two_stage_ranks(judge.task, (queries, documents), full, shortlist, metrics)
     return {m: float(v.mean()) for m, v in retrieval.per_query(judge.task, found).items()}
 

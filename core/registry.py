@@ -10,7 +10,7 @@ from dataclasses import fields
 from typing import Any
 
 from core.errors import PlanError
-from core.methods import axes, learned, rotations
+from core.methods import axes, depth, learned, rotations, structures, tokens, weights, width
 from core.methods.base import Card, Method
 from core.plan import Group, Plan, Step, Value
 
@@ -29,6 +29,22 @@ METHODS: tuple[type[Method], ...] = (
     axes.ImportanceSampling,
     axes.Leading,
     axes.Random,
+    tokens.Frequency,
+    tokens.ImportanceSampling,
+    tokens.Taylor,
+    tokens.Magnitude,
+    tokens.Random,
+    *structures.NEURONS,
+    *structures.HEADS,
+    *width.WIDTH,
+    *depth.LAYERS,
+    weights.SecondOrder,
+    weights.Activation,
+    weights.Taylor,
+    weights.L1,
+    weights.Magnitude,
+    weights.ImportanceSampling,
+    weights.Random,
 )
 _BY_NAME = {m.card.name: m for m in METHODS}
 _CUT = ("ratio", "keep")
@@ -91,6 +107,16 @@ def resolve(plan: Plan, seed: int | None = None) -> Plan:
         steps.append(Step(step.name, tuple(options)))
     _check_order(steps)
     return Plan(tuple(steps))
+
+
+def brief(plan: Plan) -> str:
+    """The plan's sentence without the options that have their defaults: what a person would write."""
+    return str(Plan(tuple(_brief(s) if isinstance(s, Step) else s for s in plan.steps)))
+
+
+def _brief(step: Step) -> Step:
+    default = {f.name: f.default for f in fields(find(step.name))}
+    return Step(step.name, tuple((k, v) for k, v in step.options if k in _CUT or v != default.get(k)))
 
 
 def _check_order(steps: list[Step]) -> None:

@@ -6,13 +6,16 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from core.anatomy import Shape, shape_of
 from core.bench import Bench, Judge
-from core.compare import Slice, length_bands, slices
+from core.compare import RANDOM_DRAWS, Slice, length_bands, slices
+from core.derive import Derived
 from core.encoders import ModelInfo
 from core.evaluate import cost
 from core.evaluate.drift import Drift
-from core.judging import figures
+from core.judging import figures, reduced
 from core.pipeline import Cutting
+from core.plan import Step
 from core.sweeps import Curve
 from core.types import Measurement, Reduction
 
@@ -43,11 +46,11 @@ def quality_block(measurements: Sequence[Measurement]) -> dict[str, dict[str, fl
     return {m.name: figures(m) for m in measurements}
 
 
-def cost_block(model: ModelInfo, dimension: int, timing: dict[str, Any] | None, search: float) -> dict[str, Any]:
+def cost_block(shape: Shape, dimension: int, timing: dict[str, Any] | None, search: float) -> dict[str, Any]:
     return {
         "vector_bytes": cost.vector_bytes(dimension),
         "search_ms_per_query": search,
-        **cost.encode_cost(model, timing),
+        **cost.encode_cost(shape, timing),
     }
 
 
@@ -61,7 +64,7 @@ def evaluation(
         "model": bench.model.as_json(),
         "data": data_block(bench.judges),
         "quality": quality_block(before),
-        "cost": cost_block(bench.model, bench.model.dimension, timing, search),
+        "cost": cost_block(shape_of(bench.model), bench.model.dimension, timing, search),
         "seconds": seconds,
     }
 
@@ -80,11 +83,10 @@ def pruned_model(model: ModelInfo, reduction: Reduction) -> dict[str, Any]:
 def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
     """The answer of `prune` but for timing and export, which are added when they were measured."""
     first, reduction = bench.judges[0], cut.reduction
-    from core.judging import reduced
-
-    documents, queries = reduced(first, reduction)
+    documents, queries = reduced(cut.pruned.judges[0], reduction)
     searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), cost.search_ms(queries, documents))
-    model = bench.model
+    model, dense = bench.model, shape_of(bench.model)
+    small = cut.derived.shape if cut.derived else dense
     return {
         "plan": str(cut.plan),
         "resolved_plan": str(cut.resolved),
@@ -95,23 +97,24 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
         "before": {
             "model": model.as_json(),
             "quality": quality_block(cut.before),
-            "cost": cost_block(model, model.dimension, None, searches[0]),
+            "cost": cost_block(dense, model.dimension, None, searches[0]),
         },
         "after": {
-            "model": pruned_model(model, reduction),
+            "model": pruned_model(cut.pruned.model, reduction) | shape_block(cut.derived),
             "quality": quality_block(cut.after),
-            "cost": cost_block(model, reduction.size, None, searches[1]),
+            "cost": cost_block(small, reduction.size, None, searches[1]),
         },
         "retention": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.retention.items()},
-        "random_baseline": _pairs(cut.random),
+        "random_baseline": _pairs(cut.random, cut.draws),
         "outside_fit": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.outside.items()},
         "seed_spread": _pairs(cut.spread),
         "two_stage": cut.two_stage,
         "drift": _drift(cut.drift),
         "slices": {j.name: [s.__dict__ for s in sliced(bench.judges[i], cut.before[i], cut.after[i])[:12]]
                    for i, j in enumerate(bench.judges)},
-        "speedup": {"measured": None, "ideal": 1.0, "flops_ratio": 1.0},
-        "rounded": [],
+        "speedup": _speedup(dense, small, cost.LENGTH),
+        "rounded": list(cut.derived.rounded) if cut.derived else [],
+        "encoder": _encoder(cut.derived),
         "notes": list(cut.notes),
         "export": None,
     }  # fmt: skip
@@ -122,16 +125,38 @@ def _drift(found: Drift) -> dict[str, float]:
     return {"neighbour_overlap@10": found.summary[f"neighbour_overlap@{found.k}"], **found.summary}
 
 
-def _pairs(found: Mapping[str, Mapping[str, tuple[float, float]]]) -> dict[str, Any]:
-    return {d: {m: {"ratio": a, "std": s, "draws": 5} for m, (a, s) in ms.items()} for d, ms in found.items()}
+def _pairs(found: Mapping[str, Mapping[str, tuple[float, float]]], draws: int = RANDOM_DRAWS) -> dict[str, Any]:
+    return {d: {m: {"ratio": a, "std": s, "draws": draws} for m, (a, s) in ms.items()} for d, ms in found.items()}
 
 
-def add_timing(report: dict[str, Any], model: ModelInfo, timing: Mapping[str, Any]) -> None:
-    """Fill in what the fresh process measured, dense and pruned in alternation."""
-    for side, name in (("before", "source"), ("after", "pruned")):
-        shared = {k: timing[k] for k in ("peak_bytes", "mean_tokens")}
-        report[side]["cost"] |= cost.encode_cost(model, dict(timing["models"][name]) | shared)
-    report["speedup"]["measured"] = timing.get("speedup")
+def shape_block(derived: Derived | None) -> dict[str, Any]:
+    """What the model block says of a cut encoder beyond the source's: its real shape, not the padded one."""
+    if derived is None:
+        return {}
+    shape = derived.shape
+    return {"heads_per_layer": list(shape.heads), "neurons_per_layer": list(shape.inner)}
+
+
+def _encoder(derived: Derived | None) -> dict[str, Any] | None:
+    """Whether stock sentence-transformers can load the cut encoder at its real shape, and what was found on the way."""
+    return None if derived is None else {"plain_reload": derived.plain, "why": derived.why, **derived.facts}
+
+
+def _speedup(dense: Shape, small: Shape, length: float) -> dict[str, Any]:
+    one, two = dense.flops_per_token(length), small.flops_per_token(length)
+    share = two / one if one else 1.0
+    return {"measured": None, "ideal": 1 / share if share else 1.0, "flops_ratio": share, "mean_tokens": length}
+
+
+def add_timing(report: dict[str, Any], shapes: tuple[Shape, Shape], timing: Mapping[str, Any]) -> None:
+    """Fill in what the fresh process measured, dense and pruned in alternation, beside the ideal at those lengths."""
+    shared = {k: timing[k] for k in ("peak_bytes", "mean_tokens")}
+    for side, shape, name in zip(("before", "after"), shapes, ("dense", "pruned"), strict=True):
+        report[side]["cost"] |= cost.encode_cost(shape, dict(timing["models"][name]) | shared)
+    report["speedup"] = _speedup(*shapes, timing["mean_tokens"]) | {
+        "measured": timing.get("speedup"), "measured_batch1": timing.get("speedup_batch1"),
+        "engine": timing.get("engine", "torch"),
+    }  # fmt: skip
 
 
 def sliced(judge: Judge, before: Measurement, after: Measurement, measure: str | None = None) -> list[Slice]:
@@ -188,3 +213,28 @@ def sweep(
             "vector_bytes": cost.vector_bytes(kept),
         })  # fmt: skip
     return {"method": curves[0].method, "points": points, "seconds": seconds}
+
+
+def encoder_point(cut: Cutting, ratio: float) -> dict[str, Any]:
+    """One ratio of an encoder method's curve; `kept` counts units of the first layer, or of the whole."""
+    before = quality_block(cut.before)
+    step = next(s for s in cut.resolved.steps if isinstance(s, Step))
+    return {
+        "ratio": ratio,
+        "kept": _kept(cut, step.target),
+        "quality": quality_block(cut.after),
+        "random": {d: {m: before[d][m] * a for m, (a, _) in ms.items()} for d, ms in cut.random.items()},
+        "retention": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.retention.items()},
+        "drift": _drift(cut.drift),
+        "vector_bytes": cost.vector_bytes(cut.reduction.size),
+        "parameters": cut.pruned.model.parameters,
+        "rounded": list(cut.derived.rounded) if cut.derived else [],
+        "speedup": _speedup(shape_of(cut.source), cut.derived.shape, cost.LENGTH) if cut.derived else None,
+    }
+
+
+def _kept(cut: Cutting, target: str) -> int:
+    shape = cut.derived.shape if cut.derived else shape_of(cut.pruned.model)
+    counts = {"neurons": shape.inner[:1], "heads": shape.heads[:1], "layers": (len(shape.heads),),
+              "width": (shape.width,), "tokens": (shape.vocabulary,)}  # fmt: skip
+    return next(iter(counts.get(target, ())), shape.parameters)

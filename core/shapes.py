@@ -1,7 +1,7 @@
 """What a model folder declares, held against what its weight files hold, before any library constructs it.
 
-One table per architecture says which tensors there are and how their shapes follow from config.json; a chain
-of widths runs from the encoder through Pooling, Dense and LayerNorm. 20,000 declared layers never reach a
+One table per architecture (layouts.py) says which tensors there are and how their shapes follow from config.json;
+a chain of widths runs from the encoder through Pooling, Dense and LayerNorm. 20,000 declared layers never reach a
 constructor, and a missing tensor is named instead of being filled with random numbers.
 """
 
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from core.errors import ModelRefused
+from core.layouts import ARCHITECTURES, axes, times
 from core.weights import Tensor, compare, read_object, strict_json, tensors_of
 
 Shape = tuple[int, ...]
@@ -31,72 +32,6 @@ LEGACY_POOLING = {
     "pooling_mode_lasttoken": "lasttoken",
 }
 
-# name, then its shape in words; a name without .weight/.bias stands for both; {a,b} = one of each; `*` = every
-# layer, `+` = all but the first; `?` = may be absent; `if=key` = only where config.json says so
-_BERT = """
-embeddings.word_embeddings.weight vocab embed
-embeddings.position_embeddings.weight positions embed
-embeddings.token_type_embeddings.weight types embed
-embeddings.LayerNorm embed
-encoder.layer.*.attention.self.{query,key,value} hidden hidden
-encoder.layer.*.attention.output.dense hidden hidden
-encoder.layer.*.attention.output.LayerNorm hidden
-encoder.layer.*.intermediate.dense inner hidden
-encoder.layer.*.output.dense hidden inner
-encoder.layer.*.output.LayerNorm hidden
-?pooler.dense hidden hidden
-"""
-_MPNET = """
-embeddings.word_embeddings.weight vocab hidden
-embeddings.position_embeddings.weight positions hidden
-embeddings.LayerNorm hidden
-encoder.relative_attention_bias.weight buckets heads
-encoder.layer.*.attention.attn.{q,k,v,o} hidden hidden
-encoder.layer.*.attention.LayerNorm hidden
-encoder.layer.*.intermediate.dense inner hidden
-encoder.layer.*.output.dense hidden inner
-encoder.layer.*.output.LayerNorm hidden
-?pooler.dense hidden hidden
-"""
-_DISTILBERT = """
-embeddings.word_embeddings.weight vocab hidden
-embeddings.position_embeddings.weight positions hidden
-embeddings.LayerNorm hidden
-transformer.layer.*.attention.{q_lin,k_lin,v_lin,out_lin} hidden hidden
-transformer.layer.*.sa_layer_norm hidden
-transformer.layer.*.ffn.lin1 inner hidden
-transformer.layer.*.ffn.lin2 hidden inner
-transformer.layer.*.output_layer_norm hidden
-"""
-_MODERNBERT = """
-embeddings.tok_embeddings.weight vocab hidden
-embeddings.norm.weight hidden
-embeddings.norm.bias hidden if=norm_bias
-layers.+.attn_norm.weight hidden
-layers.+.attn_norm.bias hidden if=norm_bias
-layers.*.attn.Wqkv.weight 3hidden hidden
-layers.*.attn.Wqkv.bias 3hidden if=attention_bias
-layers.*.attn.Wo.weight hidden hidden
-layers.*.attn.Wo.bias hidden if=attention_bias
-layers.*.mlp_norm.weight hidden
-layers.*.mlp_norm.bias hidden if=norm_bias
-layers.*.mlp.Wi.weight 2inner hidden
-layers.*.mlp.Wi.bias 2inner if=mlp_bias
-layers.*.mlp.Wo.weight hidden inner
-layers.*.mlp.Wo.bias hidden if=mlp_bias
-final_norm.weight hidden
-final_norm.bias hidden if=norm_bias
-"""
-# model type -> (table, prefix that a model saved with a head puts before every name)
-ARCHITECTURES = {
-    "bert": (_BERT, "bert."),
-    "roberta": (_BERT, "roberta."),
-    "xlm-roberta": (_BERT, "roberta."),
-    "electra": (_BERT + "embeddings_project hidden embed if=projected", "electra."),
-    "mpnet": (_MPNET, "mpnet."),
-    "distilbert": (_DISTILBERT, "distilbert."),
-    "modernbert": (_MODERNBERT, "model."),
-}
 _ALIASES = {"num_hidden_layers": "n_layers", "hidden_size": "dim", "intermediate_size": "hidden_dim",
             "num_attention_heads": "n_heads"}  # fmt: skip
 _SPARE = re.compile(
@@ -208,26 +143,14 @@ def _wanted(kind: str, config: dict[str, Any], where: str, layers: int) -> dict[
         "vocab": declared(config, "vocab_size", where), "positions": declared(config, "max_position_embeddings", where),
         "types": declared(config, "type_vocab_size", where, 2), "heads": declared(config, "num_attention_heads", where),
         "buckets": declared(config, "relative_attention_num_buckets", where, 32), "embed": embed, "hidden": hidden,
-        "inner": inner, "3hidden": 3 * hidden, "2inner": 2 * inner,
+        "inner": inner, "attend": hidden,
     }  # fmt: skip
     if hidden % size["heads"]:
         raise ModelRefused(
             f"{where}: config.json: hidden_size {hidden} is no multiple of {size['heads']} heads. Correct it."
         )
-    wanted: dict[str, Shape] = {}
-    for line in ARCHITECTURES[kind][0].strip().splitlines():
-        name, *words = line.split()
-        if words[-1].startswith("if="):
-            if not (embed != hidden if words[-1] == "if=projected" else config.get(words[-1][3:])):
-                continue
-            words.pop()
-        shape = tuple(size[word] for word in words)
-        start, _, rest = name.partition("{")
-        names = [start + one for one in rest.removesuffix("}").split(",")]
-        ends = {"": shape} if name.endswith((".weight", ".bias")) else {".weight": shape, ".bias": shape[:1]}
-        for i in range("+" in name, layers) if re.search(r"[*+]", name) else range(1):
-            wanted |= {re.sub(r"[*+]", str(i), n) + end: its for n in names for end, its in ends.items()}
-    return wanted
+    named = axes(kind, config, layers)
+    return {name: tuple(times(word) * size[word.lstrip("23")] for word in words) for name, words in named.items()}
 
 
 def _generic(config: dict[str, Any], found: dict[str, Tensor], where: str) -> None:

@@ -51,7 +51,14 @@ st.dataframe(
 )
 st.caption("None: the method has to be trained first; choose it on the Prune page.")
 
-for name in registry.names("dimensions"):
+TARGETS = {
+    "dimensions": "Dimensions of the vectors", "neurons": "Feed-forward neurons", "heads": "Attention heads",
+    "layers": "Layers", "width": "Hidden width", "tokens": "Vocabulary (token rows)", "weights": "Single weights",
+}  # fmt: skip
+target = st.segmented_control(
+    "Methods for", list(TARGETS), format_func=TARGETS.get, default="dimensions", required=True, key="methods_for"
+)
+for name in registry.names(target):
     card = registry.card(name)
     with st.container(border=True):
         head = st.container(horizontal=True, vertical_alignment="center")

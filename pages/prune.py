@@ -1,10 +1,11 @@
-"""Prune: goal and floor, method, ratio, verdict, curve, what hurt most, take it away."""
+"""Prune: goal and floor, method, ratio, verdict, curve, what hurt most, take it away; vectors or the encoder itself."""
 
 import streamlit as st
+from streamlit.delta_generator import DeltaGenerator
 
 from core import registry
 from core.plan import Step
-from pages._ui import cache, jobs, options, session, takeaway, views
+from pages._ui import cache, encoder, jobs, options, sensitivity, session, steps, takeaway, views
 
 session.arrive()
 bench, choice = cache.settle()
@@ -50,7 +51,29 @@ def workbench() -> None:
     top = st.container()
     left, right = st.columns([1, 2], gap="large")
     with left:
-        step = options.method()
+        step = options.method(bench, goal)
+    if steps.composed(step.target):
+        encoder_cut(step, top, left, right)
+    else:
+        dimension_cut(step, top, left, right)
+
+
+def encoder_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: DeltaGenerator) -> None:
+    """Plans that cut the encoder: nothing runs until it is asked for, and then in a job."""
+    data = bench.judges[judge].name
+    with left:
+        step, plan = encoder.controls(bench, choice, step, floor)
+    with top:
+        encoder.verdict(bench, choice, step, plan, data, measure)
+        views.notes(cache.notes(bench))
+    with right:
+        encoder.result(bench, choice, plan, data, measure)
+        sensitivity.panel(choice, step, floor)
+
+
+def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: DeltaGenerator) -> None:
+    """One cut of the vectors: every ratio is known, so that the slider answers at once."""
+    with left:
         waits = pending(step)
         shown = cache.study(bench, session.fallback_step() if waits else step, judge)
         index = options.ratio(shown, measure, floor)
@@ -65,6 +88,7 @@ def workbench() -> None:
             **session.kept("millions"),
         )
         views.meter(bench, shown, index, vectors)
+        steps.combine(bench, step)
         more = st.expander("Cost and two-stage search", key="more_cost", on_change="rerun")
         if more.open:
             with more:
@@ -96,10 +120,4 @@ def workbench() -> None:
 
 if choice != session.wanted():
     awaited(session.wanted())
-if goal != "index":
-    st.info(
-        f"For {session.WISHES[goal]} the encoder itself must be cut (layers, neurons, heads, width, vocabulary): "
-        "not built yet. "
-        "Dimensions make the index smaller and search faster; the model stays as large and as fast as it is."
-    )
 workbench()

@@ -14,7 +14,8 @@ import pytest
 ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "sentence_transformers", "transformers", "umap", "plotly", "sklearn", "scipy", "pandas", "pyarrow",
-    "numba", "streamlit", "safetensors", "tokenizers", "huggingface_hub", "joblib", "threadpoolctl",
+    "numba", "streamlit", "safetensors", "tokenizers", "huggingface_hub", "joblib", "threadpoolctl", "onnx",
+    "onnxruntime",
 }  # fmt: skip
 LIGHT = {"numpy", "yaml"}  # what a core module may import when it is itself imported, beside Python's own
 
@@ -25,15 +26,17 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.store", "core.plan"),
     (
         "core.data", "core.unzip", "core.weights", "core.shapes", "core.clean", "core.gate", "core.encoders",
-        "core.embedding",
+        "core.embedding", "core.onnx_encoder", "core.layouts", "core.anatomy", "core.calibration", "core.planned",
+        "core.surgery", "core.units",
         "core.select", "core.evaluate", "core.compare", "core.maps", "core.jobs", "core.runs",
     ),
     ("core.methods",),
-    ("core.registry",),
+    ("core.surgery.masks", "core.registry"),
     ("core.bench",),
-    ("core.judging", "core.sweeps", "core.pipeline",
-     "core.export", "core.report", "core.results", "core.verdict", "core.plots"),
-    ("core.commands",),
+    ("core.cuts", "core.derive", "core.judging", "core.sweeps", "core.pipeline",
+     "core.export", "core.report", "core.results", "core.verdict", "core.plots",
+     "core.probing", "core.removal", "core.sensitivity", "core.sensitivity_plots"),
+    ("core.commands", "core.wording"),
     ("core", "core.__main__"),
     ("pages._ui",),
     ("pages",),
@@ -193,7 +196,8 @@ def test_nothing_heavy_is_loaded_by_importing_the_command_line() -> None:
 def test_a_method_knows_only_its_base_and_the_records(module: str) -> None:
     """No sibling, and nothing that knows a judgement: evaluation, data and preparation are out of reach."""
     found = {n for n in imported(list(ast.walk(tree(module))), sources()) if n.split(".")[0] == "core"}
-    assert found <= {"core.errors", "core.types", "core.methods.base"}
+    encoder = {"core.anatomy", "core.calibration", "core.units"}  # they know no judgement either
+    assert found <= {"core.errors", "core.types", "core.methods.base"} | encoder
 
 
 def test_pages_do_not_import_each_other() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 import pytest
 
 from core import data, embedding, encoders
+from core.anatomy import shape_of
 from core.bench import missing as still_missing
 from core.bench import prepare
 from core.embedding import embed, encode, load, missing, prompt_of
@@ -95,7 +96,7 @@ def test_the_embedded_model_is_described_without_opening_it(monkeypatch: pytest.
     assert parts["token table"] == 30_522 * 384
     assert parts["feed-forward"] == 6 * (2 * 384 * 1536 + 1536 + 384)
     assert parts["attention"] == 6 * 4 * (384 * 384 + 384)
-    assert found.flops_per_token(0) == 2 * 6 * (4 * 384 * 384 + 2 * 384 * 1536)
+    assert shape_of(found).flops_per_token(0) == 2 * 6 * (4 * 384 * 384 + 2 * 384 * 1536)
     assert found.folder_bytes > found.bytes
     assert found.as_json()["parts"] == parts
     assert json.loads(json.dumps(found.as_json())) == found.as_json()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Any
 
 import numpy as np
 import pytest
 
-from core import maps, plots
+from core import maps, plots, sensitivity_plots
 from core.bench import Bench, prepare
 from core.pipeline import reduce
 from core.plan import Step
@@ -66,3 +67,61 @@ def test_moves_methods_and_tried() -> None:
     assert list(shown.data[0].x) == [50.0, 90.0]
     rows = [{"label": n, "bytes": b, "kept": k, "low": k, "high": k} for n, b, k in (("p", 8, 0.9), ("q", 8, 0.8))]
     assert checked(plots.tried(rows, "ndcg@10")).layout.title.text.startswith("1 of 2 cuts")
+
+
+def sensitivity_answer(target: str, layers: int = 3, units: int = 4) -> dict[str, Any]:
+    """An answer of `sensitivity`: unit 1 of layer 2 is missed most, layer 2 suffers most."""
+    places: list[tuple[int | None, int]] = [(n, u) for n in range(layers) for u in range(units)]
+    if target in ("layers", "width", "tokens", "dimensions"):
+        places = [(n, 0) for n in range(layers)] if target == "layers" else [(None, u) for u in range(units)]
+    measured = target in ("heads", "layers")
+    rows = [
+        {"layer": n, "unit": u, "importance": 1.0 + 9.0 * ((n or 0) == 1 and u < units // 4),
+         "quality_drop": (0.041 if n == 1 and u == 0 else -0.01) if measured else None, "cosine": None,
+         "name": "the" if target == "tokens" and u == 0 else ""}
+        for n, u in places
+    ]  # fmt: skip
+    alone = [{"layer": n, "ratio": r, "kept": 2, "quality_kept": 1 - r * (0.4 if n == 1 else 0.1), "quality_drop": 0.0,
+              "cosine": 0.9} for n in range(layers) for r in (0.5, 0.75)]  # fmt: skip
+    return {
+        "target": target, "measure": "ndcg@10", "units": rows, "whole": units,
+        "layers": alone if target in ("heads", "neurons", "weights") else [], "curve": [
+            {"ratio": 0.5, "removed": 0.5, "kept": 2, "quality_kept": 0.9, "cosine": 0.9, "neighbour_overlap@10": 0.9}],
+        "recommended": {"ratio": 0.25, "kept": 3, "keep_quality": 0.95, "why": ""},
+        "quantiles": {"0.5": 1.0} if target == "tokens" else {},
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("target", "units", "title"),
+    [
+        ("heads", 4, "Layer 2, head 1 is missed most: without it 4.1 % of nDCG@10 is lost"),
+        ("layers", 1, "Layer 2 is missed most: without it 4.1 % of nDCG@10 is lost"),
+        ("neurons", 400, "In layer 2 a quarter of the neurons carries 77 % of the importance"),
+        ("width", 32, "A quarter of the width carries 25 % of the importance"),
+        ("tokens", 32, "the is the most important row; half of the 32 score 1 or less"),
+    ],
+)
+def test_the_sensitivity_map_says_what_is_missed(target: str, units: int, title: str) -> None:
+    answer = sensitivity_answer(target, units=units)
+    figure = checked(sensitivity_plots.sensitivity_map(answer))
+    assert figure.layout.title.text.replace("<br>", " ") == title
+    heat = figure.data[0]
+    assert len(heat.z) == len(heat.y)
+    assert all(len(row) == len(heat.x) <= 192 for row in heat.z)
+    if target == "heads":
+        assert heat.z[1][0] == pytest.approx(4.1)
+        assert -heat.zmin == heat.zmax == pytest.approx(4.1), "nothing lost is the middle of the scale"
+    if target == "neurons":
+        assert all(a >= b for row in heat.z for a, b in itertools.pairwise(row)), "most important first"
+
+
+@pytest.mark.parametrize("target", ["heads", "layers", "width"])
+def test_sensitivity_by_layer_marks_the_budget(target: str) -> None:
+    figure = checked(sensitivity_plots.sensitivity_layers(sensitivity_answer(target)))
+    whole = next(t for t in figure.data if t.name == "the whole encoder")
+    assert (list(whole.x), list(whole.y)) == ([0.0, 50.0], [100.0, 90.0])
+    assert len(figure.data) == (4 if target == "heads" else 1)
+    text = figure.layout.title.text.replace("<br>", " ")
+    assert "95 % of nDCG@10 holds up to ratio 25 %" in text
+    assert text.startswith("Layer 2 suffers most: 70.0 % left at ratio 75 %") == (target == "heads")

@@ -35,11 +35,11 @@ def tiny_tokenizer() -> Any:
     )  # fmt: skip
 
 
-def tiny_backbone(architecture: str, vocabulary: int) -> Any:
+def tiny_backbone(architecture: str, vocabulary: int, layers: int = LAYERS) -> Any:
     """The bare transformer of one architecture, random weights, in eval mode."""
     import transformers
 
-    shape = {"hidden_size": WIDTH, "num_hidden_layers": LAYERS, "num_attention_heads": HEADS}
+    shape = {"hidden_size": WIDTH, "num_hidden_layers": layers, "num_attention_heads": HEADS}
     shape["intermediate_size"] = HIDDEN
     common = {"vocab_size": vocabulary, "max_position_embeddings": POSITIONS, "pad_token_id": 1}
     specials = {"cls_token_id": 0, "bos_token_id": 0, "sep_token_id": 2, "eos_token_id": 2}
@@ -47,7 +47,7 @@ def tiny_backbone(architecture: str, vocabulary: int) -> Any:
         "bert": ("Bert", shape),
         "roberta": ("Roberta", shape | {"type_vocab_size": 1}),
         "xlm-roberta": ("XLMRoberta", shape | {"type_vocab_size": 1}),
-        "distilbert": ("DistilBert", {"dim": WIDTH, "n_layers": LAYERS, "n_heads": HEADS, "hidden_dim": HIDDEN}),
+        "distilbert": ("DistilBert", {"dim": WIDTH, "n_layers": layers, "n_heads": HEADS, "hidden_dim": HIDDEN}),
         "mpnet": ("MPNet", shape),
         "electra": ("Electra", shape | {"embedding_size": WIDTH // 2}),
         "modernbert": ("ModernBert", shape | specials),
@@ -56,10 +56,22 @@ def tiny_backbone(architecture: str, vocabulary: int) -> Any:
     return getattr(transformers, f"{prefix}Model")(config).eval()
 
 
-def tiny_model(architecture: str, folder: Path, *, extras: bool = False) -> Path:
+def _enliven(backbone: Any) -> None:
+    """Larger weights, and biases and gains that are not all 0 and 1: attention that looks, neurons that differ."""
+    import torch
+
+    with torch.no_grad():
+        for p in backbone.parameters():
+            p.mul_(5.0) if p.dim() > 1 else p.add_(0.2 * torch.randn(p.shape))
+
+
+def tiny_model(
+    architecture: str, folder: Path, *, extras: bool = False, layers: int = LAYERS, lively: bool = False
+) -> Path:
     """Save a tiny SentenceTransformer of `architecture` (one of ARCHITECTURES, or "static") into `folder`.
 
-    `extras` appends LayerNorm and Dense(16, Identity) before Normalize, and gives the model prompts.
+    `extras` appends LayerNorm and Dense(16, Identity) before Normalize, and gives the model prompts; `lively`
+    weights are not the small ones of an untrained model, so that every part of it matters.
     """
     import torch
     from sentence_transformers import SentenceTransformer
@@ -71,7 +83,10 @@ def tiny_model(architecture: str, folder: Path, *, extras: bool = False) -> Path
         stages: list[Any] = [modules.StaticEmbedding(tokenizer, embedding_dim=WIDTH)]
     else:
         with tempfile.TemporaryDirectory() as bare:
-            tiny_backbone(architecture, len(tokenizer)).save_pretrained(bare)
+            backbone = tiny_backbone(architecture, len(tokenizer), layers)
+            if lively:
+                _enliven(backbone)
+            backbone.save_pretrained(bare)
             tokenizer.save_pretrained(bare)
             stages = [modules.Transformer(bare), modules.Pooling(WIDTH)]
     if extras:

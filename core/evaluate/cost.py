@@ -6,12 +6,16 @@ Encoding is timed in a fresh process by `core/export/fresh.py`, dense and pruned
 from __future__ import annotations
 
 import time
+import zlib
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from core.encoders import ModelInfo
+from core.anatomy import Shape
 from core.types import Floats
+
+LENGTH = 64.0  # tokens of a text, where none was measured
 
 
 def vector_bytes(dimension: int) -> int:
@@ -38,12 +42,24 @@ def search_ms(queries: Floats, documents: Floats, k: int = 10, repeats: int = 5)
     return float(np.median(times))
 
 
-def encode_cost(model: ModelInfo, timing: dict[str, Any] | None) -> dict[str, float]:
-    """The cost block of a report: what the fresh process measured, FLOPs from the architecture."""
-    length = timing["mean_tokens"] if timing else 64.0
-    out = {"flops_per_token": model.flops_per_token(length), "mean_tokens": length}
+def encode_cost(shape: Shape, timing: dict[str, Any] | None) -> dict[str, float]:
+    """The cost block of a report: what the fresh process measured, FLOPs from the encoder's shape."""
+    length = timing["mean_tokens"] if timing else LENGTH
+    out = {"flops_per_token": shape.flops_per_token(length), "mean_tokens": length}
     if timing:
         out["encode_ms_batch1"] = timing["ms_batch1"]
         out["encode_texts_per_second"] = timing["texts_per_second"]
         out["peak_memory_bytes"] = timing["peak_bytes"]
     return out
+
+
+def zipped_bytes(folder: Path) -> int:
+    """Bytes of a folder's weight files when zipped (deflate, fastest level): what zeros save where sizes stay."""
+    total = 0
+    for file in sorted(folder.rglob("*.safetensors")):
+        packer = zlib.compressobj(1)
+        with file.open("rb") as source:
+            while block := source.read(1 << 20):
+                total += len(packer.compress(block))
+        total += len(packer.flush())
+    return total

@@ -1,8 +1,9 @@
 """Hand out what was shown: write crash-safely, reopen in a fresh process, compare, and only then offer it.
 
-folder = export_model(bench, reduction, report, request, out)   stock sentence-transformers folder, verified
-folder = export_vectors(...)                                    projection and pruned vectors
-archive = zipped(folder)                                        the same as one zip, its hash in the name
+export_model(bench, cut, report, request, out)   stock sentence-transformers folder, verified
+export_onnx(...)                                 ONNX folder of any shape, compared with torch
+export_vectors(...)                              projection and pruned vectors
+zipped(folder)                                   the same as one zip, its hash in the name
 """
 
 from __future__ import annotations
@@ -10,17 +11,26 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml
 
+from core.anatomy import Shape, shape_of
 from core.bench import Bench
-from core.errors import InputError
+from core.embedding import DERIVED, SHAPES, load, prompt_of
+from core.encoders import ModelInfo
+from core.errors import Fault, InputError
 from core.export import card, vectors
 from core.export.model_folder import write_model
-from core.export.proof import Proof, verify
+from core.export.onnx_folder import time_onnx, verify_onnx, write_onnx
+from core.export.proof import TOLERANCE, Proof, probe_groups, scaled, shown, time_pair, verify
+from core.onnx_encoder import OnnxEncoder
+from core.pipeline import Cutting
 from core.report import add_timing
 from core.select import apply
 from core.store import MANIFEST, new_folder, sha256
@@ -32,8 +42,10 @@ __all__ = [
     "check_destination",
     "content_name",
     "export_model",
+    "export_onnx",
     "export_vectors",
     "folder_hash",
+    "measure_speed",
     "vectors",
     "zipped",
 ]
@@ -75,7 +87,7 @@ def _foreign(folder: Path) -> str:
 
 def export_model(
     bench: Bench,
-    reduction: Reduction,
+    cut: Cutting,
     report: dict[str, Any],
     request: dict[str, Any],
     out: Path,
@@ -85,25 +97,91 @@ def export_model(
 
     What that process measured (speed, memory) is added to the report before the report is written.
     """
+    reduction, shapes = cut.reduction, _shapes(bench, cut)
     with new_folder(out) as folder:
         progress("writing the model", 0, 3)
         _begin(folder)
-        write_model(bench.model, reduction, folder)
+        write_model(cut.pruned.model, reduction, folder)
         progress("reopening in a fresh process", 1, 3)
-        proof = verify(bench, reduction, folder)
+        proof = verify(cut.pruned, reduction, folder, bench.model)
         progress("writing the card", 2, 3)
-        add_timing(report, bench.model, proof.timing)
+        add_timing(report, shapes, proof.timing)
         _papers(report, request, folder)
         if not reduction.identity:
             (folder / "projection.npz").write_bytes(vectors.projection(reduction))
     return proof
 
 
-def export_vectors(
-    bench: Bench, reduction: Reduction, report: dict[str, Any], request: dict[str, Any], out: Path
-) -> None:
+def export_onnx(
+    bench: Bench,
+    cut: Cutting,
+    report: dict[str, Any],
+    request: dict[str, Any],
+    out: Path,
+    progress: Progress = quiet,
+) -> Proof:
+    """Write the pruned model as ONNX, which carries any shape; its vectors are compared with torch's text by text.
+
+    Speed is measured against the unpruned model in the same engine.
+    """
+    groups = probe_groups(cut.pruned)
+    texts = [t for _, some, _ in groups for t in some]
+    with new_folder(out) as folder:
+        progress("writing the ONNX graph", 0, 3)
+        _begin(folder)
+        encoder = whole_encoder(cut.pruned.model, cut.reduction)
+        write_onnx(encoder, folder)
+        progress("comparing with torch", 1, 3)
+        difference = verify_onnx(encoder, folder, texts)
+        runs = OnnxEncoder(folder)
+        got = [runs.encode(some, prompt_of(bench.model, role)) for role, some, _ in groups]  # type: ignore[arg-type]
+        given = scaled(np.concatenate(got), cut.pruned.model) if cut.reduction.identity else np.concatenate(got)
+        screen = float(np.abs(given - shown(groups, cut.reduction)).max())
+        if not screen <= TOLERANCE:
+            raise Fault(f"the ONNX model differs from what was shown by {screen:.1e}: it is not handed out")
+        progress("timing against the unpruned model", 2, 3)
+        timing = time_as_onnx(bench.model, folder, texts)
+        add_timing(report, _shapes(bench, cut), timing)
+        _papers(report, request, folder)
+    return Proof(difference, screen, timing)
+
+
+def whole_encoder(model: ModelInfo, reduction: Reduction) -> Any:
+    """The encoder in memory at its real shape, with a dimension cut's layers behind it."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        write_model(model, reduction, folder)
+        for own in (DERIVED, SHAPES):
+            if (model.path / own).is_file():
+                shutil.copyfile(model.path / own, folder / own)
+        return load.__wrapped__(folder)
+
+
+def time_as_onnx(dense: ModelInfo, pruned: Path, texts: Sequence[str]) -> dict[str, Any]:
+    """Dense against a pruned ONNX folder, in one process with one engine."""
+    with tempfile.TemporaryDirectory() as name:
+        write_onnx(load(dense.path), Path(name))
+        return time_onnx(Path(name), pruned, texts) | {"engine": "onnxruntime"}
+
+
+def measure_speed(bench: Bench, cut: Cutting) -> dict[str, Any]:
+    """The cut encoder's speed against the unpruned one where nothing is exported: torch, or ONNX for uneven shapes."""
+    texts = [t for _, some, _ in probe_groups(bench) for t in some]
+    if cut.derived is None or cut.derived.plain:
+        return time_pair(bench.model, cut.pruned.model, texts)
+    with tempfile.TemporaryDirectory() as name:
+        write_onnx(load(cut.pruned.model.path), Path(name))
+        return time_as_onnx(bench.model, Path(name), texts)
+
+
+def _shapes(bench: Bench, cut: Cutting) -> tuple[Shape, Shape]:
+    dense = shape_of(bench.model)
+    return dense, cut.derived.shape if cut.derived else dense
+
+
+def export_vectors(cut: Cutting, report: dict[str, Any], request: dict[str, Any], out: Path) -> None:
     """Write projection.npz and the pruned documents of the first data set."""
-    judge = bench.judges[0]
+    judge, reduction = cut.pruned.judges[0], cut.reduction
     with new_folder(out) as folder:
         _begin(folder)
         small = apply(reduction, judge.documents.vectors)

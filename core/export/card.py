@@ -75,6 +75,34 @@ _VECTORS = (
 )
 
 
+_ONNX = (
+    "`onnx/model.onnx` takes token ids and gives the sentence embedding, pooling and all. `embed.py` beside it needs",
+    "onnxruntime, tokenizers and numpy, nothing else. In this folder:", "",
+    "```python", "from embed import embed", "", 'vectors = embed(["a text"])', "```",
+)  # fmt: skip
+
+
+def _what(report: dict[str, Any]) -> str:
+    """The change in dimensions and in parameters, as far as there is one."""
+    before, after = report["before"]["model"], report["after"]["model"]
+    parts = []
+    if before["dimension"] != after["dimension"]:
+        parts.append(f" from {before['dimension']} to {after['dimension']} dimensions")
+    if report.get("encoder"):
+        parts.append(f" from {before['parameters']:,} to {after['parameters']:,} parameters")
+    return " and".join(parts)
+
+
+def _speed(report: dict[str, Any]) -> list[str]:
+    """Measured speed beside the ideal, and what was rounded, for encoder cuts."""
+    if not report.get("encoder"):
+        return []
+    speed = report["speedup"]
+    said = "not measured" if speed["measured"] is None else f"{speed['measured']:.2f}x"
+    lines = [f"Encoding speed against the unpruned model: {said} (ideal from FLOPs {speed['ideal']:.2f}x)."]
+    return lines + [f"Rounded: {r}." for r in report["rounded"]]
+
+
 def model_card(report: dict[str, Any], form: str = "sentence-transformers") -> str:
     """README.md of an exported folder: plan first, then every figure, how to use it, what it was made with."""
     before, after = report["before"]["model"], report["after"]["model"]
@@ -84,12 +112,12 @@ def model_card(report: dict[str, Any], form: str = "sentence-transformers") -> s
     lines = [
         "---", "library_name: sentence-transformers", "tags: [sentence-transformers, pruning]", "---", "",
         f"# {report['plan']}", "",
-        f"{before['name']} pruned by Espalier from {before['dimension']} to {after['dimension']} dimensions.", "",
-        *(_VECTORS if form == "vectors" else _LOAD), "",
+        f"{before['name']} pruned by Espalier{_what(report)}.", "",
+        *{"vectors": _VECTORS, "onnx": _ONNX}.get(form, _LOAD), "",
         "## What the cut costs", "", *_table(report), "",
         f"Drift: {', '.join(f'{k} {_f(v, 3)}' for k, v in report['drift'].items())}.",
         f"Bytes per vector: {report['before']['cost']['vector_bytes']} to {report['after']['cost']['vector_bytes']}. "
-        f"Judged on {data}. Fitted on {', '.join(report['fit_on'])}, no judgements used.", "",
+        f"Judged on {data}. Fitted on {', '.join(report['fit_on'])}, no judgements used.", *_speed(report), "",
     ]  # fmt: skip
     if report["notes"]:
         lines += ["Notes:", *(f"- {n}" for n in report["notes"]), ""]

@@ -36,15 +36,30 @@ def timings(models, texts, rounds):  # type: ignore[no-untyped-def]
     return taken
 
 
+def ratio(taken, kind):  # type: ignore[no-untyped-def]
+    """Median of the paired ratios dense / pruned."""
+    return statistics.median(a / b for a, b in zip(taken["dense"][kind], taken["pruned"][kind], strict=True))
+
+
+def peak_bytes():  # type: ignore[no-untyped-def]
+    """This process's own peak memory; getrusage would count the parent's from before exec on Linux."""
+    try:
+        with open("/proc/self/status", encoding="ascii") as f:
+            return next(1024 * int(line.split()[1]) for line in f if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+
+
 def main(request):  # type: ignore[no-untyped-def]
     import numpy as np
     from sentence_transformers import SentenceTransformer
 
     models = {name: SentenceTransformer(path, device="cpu") for name, path in request["models"].items()}
-    for name, model in models.items():
+    for name in request["out"]:
+        model = models[name]
         parts = [encode(model, group["texts"], group["prompt"]) for group in request["groups"]]
         np.save(request["out"][name], np.concatenate(parts).astype(np.float32))
-    answer = {"models": {}, "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024}
+    answer = {"models": {}, "peak_bytes": peak_bytes()}
     texts = [t for group in request["groups"] for t in group["texts"]]
     first = next(iter(models.values()))
     try:
@@ -53,15 +68,15 @@ def main(request):  # type: ignore[no-untyped-def]
         answer["mean_tokens"] = float(statistics.mean(len(first.tokenizer.encode(t).ids) for t in texts[:32]))
     answer["mean_tokens"] = min(answer["mean_tokens"], float(first.max_seq_length or answer["mean_tokens"]))
     if request.get("rounds"):
-        taken = timings(models, texts, request["rounds"])
+        timed = {name: models[name] for name in request.get("timed", models)}
+        taken = timings(timed, texts, request["rounds"])
         for name, t in taken.items():
             answer["models"][name] = {
                 "ms_batch1": 1000 * statistics.median(t["one"]),
                 "texts_per_second": min(32, len(texts)) / statistics.median(t["batch"]),
             }
-        if len(models) == 2:
-            dense, pruned = (taken[name]["batch"] for name in ("source", "pruned"))
-            answer["speedup"] = statistics.median(a / b for a, b in zip(dense, pruned, strict=True))
+        if {"dense", "pruned"} <= set(taken):
+            answer |= {"speedup": ratio(taken, "batch"), "speedup_batch1": ratio(taken, "one")}
     print(json.dumps(answer))
 
 

@@ -1,4 +1,4 @@
-"""A pruned model as a plain sentence-transformers folder: the source's own files, then Dense and Normalize.
+"""A pruned model as a plain sentence-transformers folder: the encoder's own files, then Dense and Normalize.
 
 Stock modules only, so that `SentenceTransformer(path)` of version 6 or newer opens it without custom code.
 The transformer's files are copied byte for byte; a dimension cut adds a Dense layer (identity activation,
@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from core.embedding import DERIVED, SHAPES
 from core.encoders import ModelInfo, describe
 from core.errors import InputError
 from core.types import Reduction
@@ -21,7 +22,7 @@ from core.types import Reduction
 _DENSE = "sentence_transformers.models.Dense"
 _NORMALIZE = "sentence_transformers.models.Normalize"
 _LEFT_OUT = {"README.md", ".gitattributes", "data_config.json", "espalier-manifest.json", "espalier-gate.json",
-             "recipe.yaml", "espalier-report.json"}  # fmt: skip
+             "recipe.yaml", "espalier-report.json", DERIVED, SHAPES}  # fmt: skip
 
 
 def write_model(model: ModelInfo, reduction: Reduction, into: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,14 +36,14 @@ class Proof:
     timing: dict[str, Any]
 
 
-def run_fresh(request: dict[str, Any], folder: Path) -> dict[str, Any]:
-    """Run fresh.py on a request; its one JSON line. Raises Fault with the last line it printed where it failed."""
+def run_fresh(request: dict[str, Any], folder: Path, script: Path = _FRESH) -> dict[str, Any]:
+    """Run fresh.py (or another) on a request; its one JSON line. Raises Fault with its last words where it failed."""
     path = folder / "request.json"
     path.write_text(json.dumps(request), encoding="utf-8")
     keep = ("PATH", "HOME", "LANG", "LD_LIBRARY_PATH", "OMP_NUM_THREADS", "SYSTEMROOT", "TMPDIR")
     env = {k: v for k, v in os.environ.items() if k in keep}
     done = subprocess.run(
-        [sys.executable, str(_FRESH), str(path)], capture_output=True, text=True, cwd=folder, env=env, check=False
+        [sys.executable, str(script), str(path)], capture_output=True, text=True, cwd=folder, env=env, check=False
     )
     if done.returncode != 0:
         said = (done.stderr.strip().splitlines() or ["no word"])[-1]
@@ -54,7 +54,7 @@ def run_fresh(request: dict[str, Any], folder: Path) -> dict[str, Any]:
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def _probe_groups(bench: Bench) -> list[tuple[str, list[str], Floats]]:
+def probe_groups(bench: Bench) -> list[tuple[str, list[str], Floats]]:
     """(role, texts, their on-screen vectors before the cut): documents and queries, evenly spread over the data."""
     judge = bench.judges[0]
     role = "document" if judge.dataset.kind == "retrieval" else "sentence"
@@ -72,17 +72,25 @@ def _probe_groups(bench: Bench) -> list[tuple[str, list[str], Floats]]:
 
 def time_model(model: ModelInfo, texts: Sequence[str], rounds: int = 5) -> dict[str, Any]:
     """Encoding speed and peak memory of one model in a process of its own."""
+    answer = _timed({"source": model}, texts, rounds)
+    return dict(answer["models"]["source"]) | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
+
+
+def time_pair(dense: ModelInfo, pruned: ModelInfo, texts: Sequence[str], rounds: int = 7) -> dict[str, Any]:
+    """Speed of two models in one fresh process, in alternation: the median of the paired ratios."""
+    return _timed({"dense": dense, "pruned": pruned}, texts, rounds)
+
+
+def _timed(models: Mapping[str, ModelInfo], texts: Sequence[str], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        groups = [{"texts": _spread(texts), "prompt": prompt_of(model, "document")}]
+        first = next(iter(models.values()))
         request = {
-            "models": {"source": str(model.path)},
-            "groups": groups,
-            "out": {"source": str(folder / "a.npy")},
+            "models": {k: str(m.path) for k, m in models.items()},
+            "groups": [{"texts": _spread(texts), "prompt": prompt_of(first, "document")}],
+            "out": {},
             "rounds": rounds,
         }
-        answer = run_fresh(request, folder)
-    return dict(answer["models"]["source"]) | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
+        return run_fresh(request, Path(name))
 
 
 def _spread(texts: Sequence[str], most: int = 64) -> list[str]:
@@ -90,21 +98,23 @@ def _spread(texts: Sequence[str], most: int = 64) -> list[str]:
     return [texts[i] for i in rows]
 
 
-def verify(bench: Bench, reduction: Reduction, pruned: Path, rounds: int = 7) -> Proof:
-    """Load source and pruned side by side in a fresh process and compare. Raises Fault where they differ.
+def verify(bench: Bench, reduction: Reduction, pruned: Path, dense: ModelInfo, rounds: int = 7) -> Proof:
+    """Load the bench's encoder and the exported folder side by side in a fresh process and compare their vectors.
 
-    At ratio 0 the difference must be exactly 0; else at most 1e-5 in any number.
+    `dense` is the unpruned model, against which the folder is timed. Raises Fault where vectors differ: at ratio 0
+    the difference must be exactly 0, else at most 1e-5 in any number.
     """
-    groups = _probe_groups(bench)
+    groups = probe_groups(bench)
     model = bench.model
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         out = {"source": str(folder / "source.npy"), "pruned": str(folder / "pruned.npy")}
         request = {
-            "models": {"source": str(model.path), "pruned": str(pruned)},
+            "models": {"source": str(model.path), "pruned": str(pruned), "dense": str(dense.path)},
             "groups": [{"texts": t, "prompt": prompt_of(model, r)} for r, t, _ in groups],  # type: ignore[arg-type]
             "out": out,
             "rounds": rounds,
+            "timed": ["dense", "pruned"],
         }
         answer = run_fresh(request, folder)
         source, got = (np.load(out[k], allow_pickle=False) for k in ("source", "pruned"))
@@ -112,11 +122,9 @@ def verify(bench: Bench, reduction: Reduction, pruned: Path, rounds: int = 7) ->
         raise Fault(
             f"the reopened model gives {got.shape[1]} numbers a text, not {reduction.size}, or they are not finite"
         )
-    wanted = source if reduction.identity else apply(reduction, _scaled(source, model))
-    seen = np.concatenate([v for _, _, v in groups])
-    shown = apply(reduction, seen)
-    given = _scaled(got, model) if reduction.identity else got
-    difference, screen = float(np.abs(got - wanted).max()), float(np.abs(given - shown).max())
+    wanted = source if reduction.identity else apply(reduction, scaled(source, model))
+    given = scaled(got, model) if reduction.identity else got
+    difference, screen = float(np.abs(got - wanted).max()), float(np.abs(given - shown(groups, reduction)).max())
     if difference > (0.0 if reduction.identity else TOLERANCE) or screen > TOLERANCE:
         raise Fault(
             f"the reopened model differs from what was shown by {max(difference, screen):.1e}: it is not handed out"
@@ -124,7 +132,12 @@ def verify(bench: Bench, reduction: Reduction, pruned: Path, rounds: int = 7) ->
     return Proof(difference, screen, answer)
 
 
-def _scaled(x: Floats, model: ModelInfo) -> Floats:
+def shown(groups: Sequence[tuple[str, list[str], Floats]], reduction: Reduction) -> Floats:
+    """The vectors of the probes that the figures were made of."""
+    return apply(reduction, np.concatenate([v for _, _, v in groups]))
+
+
+def scaled(x: Floats, model: ModelInfo) -> Floats:
     """The source's vectors as Espalier works on them: length one where the model compares by cosine."""
     from core.types import unit
 

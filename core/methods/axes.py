@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from core.methods.base import Card, Method, listwise_sample, moments, option, softmax
+from core.methods.base import Card, DimensionMethod, listwise_sample, moments, option, softmax
 from core.types import FitContext, Ranking
 
 
 @dataclass(frozen=True)
-class Random(Method):
+class Random(DimensionMethod):
     """Keep a random set of axes: the baseline every other method must beat.  O(d)."""
 
     card: ClassVar[Card] = Card(
@@ -39,7 +39,7 @@ class Random(Method):
 
 
 @dataclass(frozen=True)
-class Leading(Method):
+class Leading(DimensionMethod):
     """Keep the first axes. Exact for models trained with a Matryoshka loss.  O(1)."""
 
     card: ClassVar[Card] = Card(
@@ -61,7 +61,7 @@ class Leading(Method):
 
 
 @dataclass(frozen=True)
-class Magnitude(Method):
+class Magnitude(DimensionMethod):
     """Score of axis j: mean |x_j| over the documents (low activation goes first).  O(n d)."""
 
     card: ClassVar[Card] = Card(
@@ -81,7 +81,7 @@ class Magnitude(Method):
 
 
 @dataclass(frozen=True)
-class Variance(Method):
+class Variance(DimensionMethod):
     """Score of axis j: variance of x_j over the documents.  O(n d)."""
 
     card: ClassVar[Card] = Card(
@@ -102,7 +102,7 @@ class Variance(Method):
 
 
 @dataclass(frozen=True)
-class Redundancy(Method):
+class Redundancy(DimensionMethod):
     """Remove, one at a time, the axis that the remaining ones predict best.  O(n d^2 + d^3).
 
     With H the inverse of the regularised second moment of the axes still there, 1 / H_jj is the residual
@@ -139,7 +139,7 @@ class Redundancy(Method):
 
 
 @dataclass(frozen=True)
-class Taylor(Method):
+class Taylor(DimensionMethod):
     """First-order effect on a ranking loss of setting axis j to zero: -(dL/dg_j) at gate g_j = 1.  O(m n d).
 
     L = -log softmax(cos(g q, g d) / tau) of the full model's best document for each pseudo-query (its own text is
@@ -176,7 +176,7 @@ class Taylor(Method):
 
 
 @dataclass(frozen=True)
-class Sensitivity(Method):
+class Sensitivity(DimensionMethod):
     """Exact leave-one-out effect of every axis on a ranking loss.  O(m n d) exponentials.
 
     For each axis the scores without it are recomputed, renormalised, and compared with the full model's by
@@ -217,7 +217,7 @@ class Sensitivity(Method):
 
 
 @dataclass(frozen=True)
-class ImportanceSampling(Method):
+class ImportanceSampling(DimensionMethod):
     """Sample axes without replacement, with probability by ridge leverage score.  O(n d^2 + d^3).
 
     l_j = [C (C + lambda I)^-1]_jj with lambda the mean eigenvalue; keys l_j / E_j with E_j ~ Exp(1) make one

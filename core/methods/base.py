@@ -12,6 +12,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from core.calibration import EncoderContext, Importance
 from core.errors import PlanError
 from core.types import FitContext, Floats, Ranking, unit
 
@@ -31,8 +32,8 @@ class Card:
     benefits: str
     limits: str
     reference: str
-    kind: str  # "selection": drop columns of an existing index; "rotation": multiply it with a matrix
-    learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "nothing"
+    kind: str  # dimensions: "selection" or "rotation"; encoder: "structure" (tensors shrink), "rows" or "zeros"
+    learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "calibration texts", "nothing"
     refits: bool = False  # the cut that is shipped is fitted anew for its own size
     seeded: bool = False  # another seed, another answer: shown with its spread
     two_maps: bool = False  # queries and documents are mapped differently: no single model can hold it
@@ -49,6 +50,11 @@ def option(default: Any, help: str, low: float | None = None, high: float | None
     return field(default=default, metadata={"help": help, "low": low, "high": high})
 
 
+def choice(default: Any, choices: tuple[Any, ...], help: str) -> Any:
+    """An option that is one of a few words, or true and false."""
+    return field(default=default, metadata={"help": help, "low": None, "high": None, "choices": choices})
+
+
 @dataclass(frozen=True)
 class Method:
     """Base of all methods; subclasses set `card`, add options as fields, and write `rank`."""
@@ -59,8 +65,22 @@ class Method:
         for f in fields(self):
             _check(self.card.name, f, getattr(self, f.name))
 
+
+@dataclass(frozen=True)
+class DimensionMethod(Method):
+    """Ranks the dimensions of embeddings."""
+
     def rank(self, context: FitContext, keep: int | None = None) -> Ranking:
         """One score per unit, higher = keep. `keep` is the size that will be cut to, for methods that refit."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class EncoderMethod(Method):
+    """Ranks units inside an encoder: neurons, heads, layers, channels, token rows, single weights."""
+
+    def rank(self, context: EncoderContext) -> Importance:
+        """One score per unit, higher = keep; comparable within a layer, and across layers where the card says so."""
         raise NotImplementedError
 
 
@@ -71,6 +91,9 @@ def _check(name: str, f: Field[Any], value: Any) -> None:
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and kind is not bool):
         raise PlanError(f"{name}: {f.name}={value!r} should be a {kind.__name__}, e.g. {f.name}={default}")
+    choices = f.metadata.get("choices")
+    if choices and value not in choices:
+        raise PlanError(f"{name}: {f.name}={value} is none of {', '.join(choices)}; the default is {default}")
     low, high = f.metadata.get("low"), f.metadata.get("high")
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         raise PlanError(f"{name}: {f.name}={value!r} is outside {low}..{high}; the default is {default}")

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from core.errors import PlanError
-from core.methods.base import Card, Method, listwise_sample, moments, option, principal_axes
+from core.methods.base import Card, DimensionMethod, listwise_sample, moments, option, principal_axes
 from core.types import FitContext, Floats, Ints, Ranking
 
 _DOCUMENTS = 8192  # all documents are ranked in a training step up to here, a sample of so many above
@@ -22,7 +22,7 @@ _EVERY = 25  # steps between two looks at the held-out loss
 
 
 @dataclass(frozen=True)
-class L1(Method):
+class L1(DimensionMethod):
     """One gate per axis, trained to keep the ranking while an L1 penalty pulls all gates to zero.  O(steps m n d).
 
     min_g KL(softmax(Q D^T / tau) || softmax((g Q) (g D)^T / tau)) + lambda sum g, lambda growing over the steps.
@@ -87,7 +87,7 @@ def _listwise(q: Any, d: Any, teacher: Any, own: Any, tau: float) -> Any:
 
 
 @dataclass(frozen=True)
-class Distilled(Method):
+class Distilled(DimensionMethod):
     """A projection trained so that ranking by it agrees with the full model's ranking.  O(steps m n (d + k)).
 
     min_W (1 - a) KL(softmax(Q D^T / tau) || softmax(cos(Q W, D W) / tau)) - a log p(own document | pseudo-query),
@@ -127,7 +127,7 @@ class Distilled(Method):
 
 
 @dataclass(frozen=True)
-class Contrastive(Method):
+class Contrastive(DimensionMethod):
     """The same training on in-domain pairs: a title must find its text, given without it.  O(steps m p (d + k)).
 
     Loss as in `distilled`, over titles (queries) and bodies (documents); `own` weighs the pairs against the

@@ -7,12 +7,12 @@ from typing import ClassVar
 
 import numpy as np
 
-from core.methods.base import Card, Method, moments, option, principal_axes
+from core.methods.base import Card, DimensionMethod, moments, option, principal_axes
 from core.types import FitContext, Ranking
 
 
 @dataclass(frozen=True)
-class Svd(Method):
+class Svd(DimensionMethod):
     """Rotate to the eigenvectors of D^T D / n and keep the strongest; optimal for ||D - D P P^T||_F.  O(n d^2)."""
 
     card: ClassVar[Card] = Card(
@@ -34,7 +34,7 @@ class Svd(Method):
 
 
 @dataclass(frozen=True)
-class Pca(Method):
+class Pca(DimensionMethod):
     """Take the mean off, rotate to the covariance's eigenvectors, keep the strongest.  O(n d^2)."""
 
     card: ClassVar[Card] = Card(
@@ -57,7 +57,7 @@ class Pca(Method):
 
 
 @dataclass(frozen=True)
-class Bilinear(Method):
+class Bilinear(DimensionMethod):
     """Best rank-k approximation of the dot product q.d for these queries and documents.  O((m + n) d^2).
 
     min over rank-k M of E (q^T (I - M) d)^2 = ||Lq^T (I - M) Ld||_F^2 with C = L L^T: from the SVD U S V^T of

@@ -11,7 +11,7 @@ from core import registry
 from core.bench import Bench
 from core.plan import Step, Value
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study
-from pages._ui import session
+from pages._ui import session, steps
 from pages._ui.session import kept
 
 FIRST = ("dimensions/svd", "dimensions/distilled", "dimensions/redundancy", "dimensions/magnitude", "dimensions/random")
@@ -117,20 +117,14 @@ def judged_by(bench: Bench) -> tuple[int, str]:
     return judge, measure if measure in offered else offered[0]
 
 
-def method() -> Step:
-    """The method and its options; five stand first, the rest behind *all methods*."""
-    st.selectbox(
-        "Cut",
-        ["dimensions"],
-        format_func=lambda _: "Dimensions of the vectors",
-        help="What a unit is. Whole vectors, vocabulary, heads, neurons, width and layers come next.",
-        key="target",
-    )
-    every = st.session_state.get("all_methods", False)
-    offered = (
-        registry.names("dimensions") if every or st.session_state.get("method") not in (None, *FIRST) else list(FIRST)
-    )
-    name = st.selectbox("Method", offered, format_func=lambda n: registry.card(n).label, **kept("method"))
+def method(bench: Bench, goal: str) -> Step:
+    """The target, its method and the method's options; five methods stand first, the rest behind *all methods*."""
+    target = steps.target(bench, goal)
+    key = "method" if target == "dimensions" else f"method_{target}"
+    known = registry.names(target)
+    first = list(FIRST) if target == "dimensions" else known[:5]
+    every = st.session_state.get("all_methods", False) or st.session_state.get(key) not in (None, *first)
+    name = st.selectbox("Method", known if every else first, format_func=lambda n: registry.card(n).label, **kept(key))
     st.caption(registry.card(name).idea)
     with st.expander("Options and all methods"):
         st.checkbox("Show all methods", **kept("all_methods"))
@@ -151,19 +145,22 @@ def _method_options(name: str) -> tuple[tuple[str, Value], ...]:
 
 
 def _option(key: str, name: str, default: Any, about: Any) -> Value:
+    more: dict[str, Any] = {"help": about["help"], "key": key, "persist_state": "session"}
+    label, choices = name.replace("_", " "), about.get("choices")
+    if isinstance(default, bool):
+        return bool(st.checkbox(label, default, **more))
+    if choices:
+        return str(st.selectbox(label, choices, choices.index(default), **more))
     low, high = about["low"], about["high"]
     kind = type(default)
-    step = 1 if kind is int else None
     value: Value = st.number_input(
-        name,
+        label,
         min_value=None if low is None else kind(low),
         max_value=None if high is None else kind(high),
         value=default,
-        step=step,
+        step=1 if kind is int else None,
         format=None if kind is int else "%.4g",
-        help=about["help"],
-        key=key,
-        persist_state="session",
+        **more,
     )
     return value
 

@@ -21,10 +21,11 @@ from pages._ui import jobs as running
 from pages._ui.session import Choice
 
 
-def command(choice: Choice, plan: Plan, out: str) -> list[str]:
-    """The command line that does exactly this."""
-    form = "vectors" if any(card(s.name).two_maps for s in plan.steps) else "sentence-transformers"
-    return ["prune", *choice.arguments, "--plan", str(plan), "--out", out, "--format", form, "--zip"]
+def command(choice: Choice, plan: Plan, out: str, form: str = "", draws: int | None = None) -> list[str]:
+    """The command line that does exactly this; `form` where the format is not the plain one, `draws` of random cuts."""
+    plain = "vectors" if any(card(s.name).two_maps for s in plan.steps) else "sentence-transformers"
+    said = ["--draws", str(draws)] if draws is not None else []
+    return ["prune", *choice.arguments, "--plan", str(plan), "--out", out, "--format", form or plain, "--zip", *said]
 
 
 def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
@@ -149,17 +150,23 @@ def _exact(report: dict[str, Any]) -> None:
 
 
 def _copies(plan: Plan, choice: Choice, place: str = "DIR") -> None:
+    copies(command(choice, plan, "pruned-model"), python(place), migrate=True)
+
+
+def python(place: str) -> str:
+    return (
+        "from sentence_transformers import SentenceTransformer\n\n"
+        f'model = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])'
+    )
+
+
+def copies(argv: list[str], code: str, migrate: bool = False) -> None:
+    """The same from the command line and from Python; `migrate` adds the lines for an index that is there already."""
     row = st.container(horizontal=True)
     with row.popover("Copy command", icon=":material/terminal:"):
-        st.code(
-            shlex.join(["python", "-m", "core", *command(choice, plan, "pruned-model")]),
-            language="bash",
-            wrap_lines=True,
-        )
+        st.code(shlex.join(["python", "-m", "core", *argv]), language="bash", wrap_lines=True)
     with row.popover("Copy Python", icon=":material/code:"):
-        st.code(
-            "from sentence_transformers import SentenceTransformer\n\n"
-            f'model = SentenceTransformer("{place}")\nvectors = model.encode(["a text"])'
-        )
-        st.caption("Migrate an index with the matrix:")
-        st.code(export.vectors.SNIPPET)
+        st.code(code)
+        if migrate:
+            st.caption("Migrate an index with the matrix:")
+            st.code(export.vectors.SNIPPET)

@@ -59,22 +59,8 @@ def cards(found: Study, index: int, measures: Sequence[str]) -> None:
     columns = st.columns(len(shown) + (1 if len(found.overlap) else 0))
     for column, m in zip(columns, shown, strict=False):
         b = found.band(m)
-        before, ratio = found.plain.means(m)[0], float(b.ratio[index])
-        noise = float(b.p_value[index]) >= 0.05
-        delta = "within noise" if noise else f"{before * (ratio - 1):+.3f} of {before:.3f}"
-        colour: Any = "off" if noise else "normal"
-        column.metric(
-            MEASURE_NAMES.get(m, m),
-            percent(ratio),
-            delta,
-            delta_color=colour,
-            delta_arrow="off" if noise else "auto",
-            help=MEASURE_HELP.get(m),
-            border=True,
-        )
-        column.caption(
-            f"{100 * b.low[index]:.1f} to {100 * b.high[index]:.1f} %" if np.isfinite(b.low[index]) else "no interval"
-        )
+        figures = (float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value))
+        card(column, m, found.plain.means(m)[0], *figures)
     if len(found.overlap):
         columns[-1].metric(
             "Neighbours kept",
@@ -87,6 +73,22 @@ def cards(found: Study, index: int, measures: Sequence[str]) -> None:
             ),
         )
         columns[-1].caption("of 10, full space")
+
+
+def card(column: Any, measure: str, before: float, ratio: float, low: float, high: float, p: float) -> None:
+    """One measure: what is kept, the change or that it is noise, the interval."""
+    noise = p >= 0.05
+    colour: Any = "off" if noise else "normal"
+    column.metric(
+        MEASURE_NAMES.get(measure, measure),
+        percent(ratio),
+        "within noise" if noise else f"{before * (ratio - 1):+.3f} of {before:.3f}",
+        delta_color=colour,
+        delta_arrow="off" if noise else "auto",
+        help=MEASURE_HELP.get(measure),
+        border=True,
+    )
+    column.caption(f"{100 * low:.1f} to {100 * high:.1f} %" if np.isfinite(low) else "no interval")
 
 
 def curve(

@@ -1,0 +1,287 @@
+"""One encoder step of a plan, done on a copy: rank, choose, slice, refit. `derive` keeps what comes out.
+
+The dense encoder stays beside the one being cut as its teacher; which of its layers, heads, neurons and channels
+are still there is kept, so that later steps can still be refitted to it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from core import registry, units
+from core.anatomy import Anatomy, Shape, duplicate
+from core.calibration import CalibrationTexts, EncoderContext, Importance
+from core.methods.base import EncoderMethod
+from core.plan import Cut, Plan, Step
+from core.planned import MULTIPLE, after
+from core.surgery.least_squares import eliminate
+from core.surgery.masks import cut_weights
+from core.surgery.narrow import refit_width
+from core.surgery.output_map import append_map
+from core.surgery.rebuild import Cuts, rebuild
+from core.surgery.slicing import cut_heads, cut_layers, cut_width
+from core.surgery.tokens import closure, coverage, cut_tokens, read_tokenizer
+from core.types import Ints, Progress, quiet
+
+_COUNTED = 20_000  # texts in which tokens are counted
+_READ = 30_000  # calibration tokens of criteria for single weights
+
+
+@dataclass(eq=False)
+class Work:
+    """An encoder being cut, its teacher, and what of the teacher is still there."""
+
+    encoder: Any
+    teacher: Any
+    texts: CalibrationTexts
+    seed: int = 0
+    progress: Progress = quiet
+    layers: list[int] = field(default_factory=list)
+    heads: list[Ints] = field(default_factory=list)
+    neurons: list[Ints] = field(default_factory=list)
+    channels: Ints | None = None
+    rounded: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    facts: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def start(cls, source: Any, texts: CalibrationTexts, seed: int = 0, progress: Progress = quiet) -> Work:
+        """Two copies of the source, which itself is neither changed nor hooked."""
+        work = cls(duplicate(source), source, texts, seed, progress)
+        work.learn_from(duplicate(source))
+        return work
+
+    def learn_from(self, teacher: Any) -> None:
+        """Take another teacher that the encoder equals now: after a vocabulary cut tokens no longer correspond."""
+        shape = Anatomy(teacher, "tokens").shape
+        self.teacher = teacher
+        self.layers = list(range(len(shape.heads)))
+        self.heads, self.neurons = [np.arange(n) for n in shape.heads], [np.arange(n) for n in shape.inner]
+        self.channels = None
+
+    def context(self, target: str, tokens: int, keep: int | None = None) -> EncoderContext:
+        return EncoderContext(self.encoder, self.texts.mixed(tokens), target, self.seed, keep, self.progress)
+
+    def planned(self, target: str, cut: Cut) -> Shape:
+        """The shape this cut leaves; what was rounded is noted."""
+        view = Anatomy(self.encoder, target)
+        name, amount = ("ratio", cut.ratio) if cut.ratio is not None else ("keep", cut.keep)
+        table = view.tokens.weight.shape[1]
+        taken = int(table) if int(table) != view.shape.width else 0
+        shape, said = after(view.shape, Step(f"{target}/x", ((name, amount),)), taken)  # type: ignore[arg-type]
+        self.rounded += said
+        return shape
+
+    def keep_layers(self, kept: Sequence[int]) -> None:
+        self.layers = [self.layers[i] for i in kept]
+        self.heads, self.neurons = [self.heads[i] for i in kept], [self.neurons[i] for i in kept]
+
+
+def perform(work: Work, step: Step, method: Any = None) -> None:
+    """Do one resolved encoder step; `method` is the step's own where it is built already.
+
+    Raises InputError or PlanError for what cannot be cut so.
+    """
+    method, cut = method or registry.build(step), step.cut
+    assert isinstance(method, EncoderMethod)
+    assert cut is not None
+    Anatomy(work.encoder, step.target)  # raises where the architecture cannot be cut so
+    if cut.ratio == 0:
+        return
+    _CUTS[step.target](work, step.target, method, cut)
+
+
+def random_plan(plan: Plan, seed: int) -> Plan:
+    """The same cuts with units drawn by chance, and the same reconstruction: what the criterion has to beat."""
+    steps: list[Any] = []
+    for step in plan.steps:
+        if isinstance(step, Step) and registry.STAGES.get(step.target) == 0 and step.cut is not None:
+            name = f"{step.target}/random"
+            known = registry.find(name).__dataclass_fields__
+            own = tuple((k, v) for k, v in step.options if k in known and k != "seed")
+            cut = tuple((k, v) for k, v in step.options if k in ("ratio", "keep"))
+            step = Step(name, (*cut, *own, ("seed", seed)))
+        steps.append(step)
+    return Plan(tuple(steps))
+
+
+# ---- neurons and heads ----------------------------------------------------------------------------------------
+
+
+def _structures(work: Work, target: str, method: Any, cut: Cut) -> None:
+    view, context = Anatomy(work.encoder), work.context(target, method.calibration)
+    present, planned = units.counts(view, target), work.planned(target, cut)
+    keep = list(planned.inner if target == "neurons" else planned.heads)
+    sequential = method.card.refits
+    scores = None if sequential and not _shared(view, target) else method.rank(context)
+    if method.scope == "global" and not _shared(view, target):
+        keep = _allocated(work, context, method, scores, keep, present)
+    choose: Callable[[int, Any, Any], Ints]
+    if scores is None:
+        size = 1 if target == "neurons" else view.head_size
+
+        def choose(layer: int, moments: Any, weight: Any) -> Ints:
+            gone = eliminate(moments, weight, keep[layer], _biased(view, target, layer), size)
+            return np.setdiff1d(np.arange(present[layer]), gone)
+    else:
+        kept = _by_scores(scores, keep)
+        if _shared(view, target):
+            one = _shared_choice(scores, keep[0])
+            cut_heads(view, None, one)
+            kept = [np.arange(len(one)) for _ in present]
+            work.heads = [h[one] for h in work.heads]
+
+        def choose(layer: int, moments: Any, weight: Any) -> Ints:
+            return kept[layer]
+
+    _rebuild(work, view, context, target, choose, method.reconstruct, sequential)
+    if method.output_map:
+        append_map(work.encoder, work.teacher, work.texts, work.progress)
+
+
+def _rebuild(
+    work: Work, view: Anatomy, context: EncoderContext, target: str, choose: Any, reconstruct: Any, sequential: bool
+) -> None:
+    """Cut layer by layer and note which of the teacher's units are left."""
+    shared = _shared(view, target)
+    record = work.neurons if target == "neurons" else work.heads
+
+    def noted(layer: int, moments: Any, weight: Any) -> Ints:
+        kept = np.sort(choose(layer, moments, weight))
+        record[layer] = record[layer][kept]
+        return kept
+
+    cuts = Cuts(origins=work.layers, channels=work.channels, sequential=sequential and not shared)
+    if target == "neurons":
+        cuts.neurons = noted
+    elif not shared:
+        cuts.heads = noted
+    rebuild(view, Anatomy(work.teacher), context.batches, cuts, reconstruct, work.progress)
+
+
+def _shared(view: Anatomy, target: str) -> bool:
+    return target == "heads" and view.shared_heads
+
+
+def _biased(view: Anatomy, target: str, layer: int) -> bool:
+    out = units.projections(view, target)[layer][0]
+    return out.bias is not None
+
+
+def _by_scores(scores: Importance, keep: Sequence[int]) -> list[Ints]:
+    return [np.sort(np.argsort(-s, kind="stable")[:k]) for s, k in zip(scores.scores, keep, strict=True)]
+
+
+def _shared_choice(scores: Importance, keep: int) -> Ints:
+    """The same heads in every layer: each layer's scores count as shares of the layer."""
+    total = sum(s / max(float(np.abs(s).sum()), 1e-30) for s in scores.scores)
+    return np.sort(np.argsort(-np.asarray(total), kind="stable")[:keep])
+
+
+def _allocated(
+    work: Work, context: EncoderContext, method: Any, scores: Any, keep: Sequence[int], present: Sequence[int]
+) -> list[int]:
+    """How many units each layer keeps when layers compete. OBS has no score across layers: Taylor decides for it."""
+    if scores is None:
+        scores = Importance("allocation", units.gauss_newton(context))
+    least = MULTIPLE if context.target == "neurons" else 1
+    flat = np.concatenate(scores.scores)
+    layer_of = np.repeat(np.arange(len(present)), present)
+    order = np.argsort(-flat, kind="stable")
+    count = np.bincount(layer_of[order[: sum(keep)]], minlength=len(present))
+    if context.target == "heads":
+        out = [max(least, int(c)) for c in count]
+    else:
+        out = [min(n, -(-max(least, int(c)) // MULTIPLE) * MULTIPLE) for c, n in zip(count, present, strict=True)]
+    work.notes.append(f"{context.target} kept in each layer: {', '.join(map(str, out))}")
+    return out
+
+
+# ---- layers and width -----------------------------------------------------------------------------------------
+
+
+def _layers(work: Work, target: str, method: Any, cut: Cut) -> None:
+    view = Anatomy(work.encoder)
+    keep = len(work.planned(target, cut).heads)
+    if keep == len(view.layers):
+        return
+    context = work.context(target, method.calibration, keep)
+    scores = method.rank(context).scores[0]
+    kept = np.sort(np.argsort(-scores, kind="stable")[:keep]).tolist()
+    cut_layers(view, kept)
+    work.keep_layers(kept)
+    work.notes.append(f"layers kept: {', '.join(str(i + 1) for i in work.layers)}")
+    if method.reconstruct != "none":
+        cuts = Cuts(origins=work.layers, channels=work.channels)
+        rebuild(view, Anatomy(work.teacher), context.batches, cuts, method.reconstruct, work.progress)
+    if method.output_map:
+        append_map(work.encoder, work.teacher, work.texts, work.progress)
+
+
+def _width(work: Work, target: str, method: Any, cut: Cut) -> None:
+    view = Anatomy(work.encoder)
+    size, width = view.head_size, view.shape.width
+    keep = work.planned(target, cut).width
+    if keep == width:
+        return
+    context = work.context(target, method.calibration)
+    channels = np.sort(np.argsort(-method.rank(context).scores[0], kind="stable")[:keep])
+    _fewer_heads(work, view, replace(context, target="heads"), keep // size)
+    cut_width(view, channels)
+    work.channels = channels if work.channels is None else work.channels[channels]
+    if method.reconstruct != "none":
+        refit_width(
+            view, Anatomy(work.teacher), context.batches, work.channels, work.heads, work.neurons, work.layers,
+            work.progress,
+        )  # fmt: skip
+    if method.output_map:
+        append_map(work.encoder, work.teacher, work.texts, work.progress)
+
+
+def _fewer_heads(work: Work, view: Anatomy, context: EncoderContext, keep: int) -> None:
+    """Heads go with the width: those that add least to their layer's output."""
+    scores = Importance("heads", units.contributions(context)[0])
+    present = units.counts(view, "heads")
+    keeps = [min(keep, n) for n in present]
+    if view.shared_heads:
+        chosen = [_shared_choice(scores, keeps[0])] * len(present)
+        cut_heads(view, None, chosen[0])
+    else:
+        chosen = _by_scores(scores, keeps)
+        for layer, kept in enumerate(chosen):
+            cut_heads(view, layer, kept)
+    work.heads = [h[kept] for h, kept in zip(work.heads, chosen, strict=True)]
+
+
+# ---- tokens and single weights --------------------------------------------------------------------------------
+
+
+def _tokens(work: Work, target: str, method: Any, cut: Cut) -> None:
+    texts = (*work.texts.documents[:_COUNTED], *work.texts.short[:_COUNTED])
+    importance = method.rank(EncoderContext(work.encoder, texts, target, work.seed, None, work.progress))
+    before = read_tokenizer(work.encoder)
+    count = cut.count(len(importance.scores[0]))
+    kept = closure(before, np.argsort(-importance.scores[0], kind="stable").tolist(), count)
+    if len(kept) != count:
+        work.rounded.append(f"tokens: {count:,} -> {len(kept):,} rows (special and single-character tokens stay)")
+    cut_tokens(work.encoder, kept)
+    work.notes += importance.notes
+    work.facts["tokens"] = coverage(before, read_tokenizer(work.encoder), texts[:2000])
+    work.learn_from(duplicate(work.encoder))
+
+
+def _weights(work: Work, target: str, method: Any, cut: Cut) -> None:
+    context = work.context(target, _READ)
+    importance = method.rank(context)
+    cut_weights(work.encoder, method, importance, cut, context)
+    work.notes += [*importance.notes, "zeros only: same size on disk, same speed (smaller when zipped)"]
+
+
+_CUTS: Mapping[str, Callable[[Work, str, Any, Cut], None]] = {
+    "neurons": _structures, "heads": _structures, "layers": _layers, "width": _width, "tokens": _tokens,
+    "weights": _weights,
+}  # fmt: skip

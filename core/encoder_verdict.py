@@ -1,0 +1,156 @@
+"""What a page says of an encoder cut: the verdict of a finished run, and before that an estimate that says so.
+
+sentence(model, report, data, measure)     two lines: what it keeps beside random pruning, what it saves
+estimate(answer, plan_ratio)               from a sensitivity curve; None where the curve does not reach
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from typing import Any
+
+from core import meter
+from core.encoders import ModelInfo
+from core.plan import Cut, Plan, parse
+from core.sensitivity import Point, recommend
+from core.verdict import MEASURE_NAMES, gigabytes, kept_words, percent
+
+Json = Mapping[str, Any]
+
+
+def number(value: float | None) -> float:
+    """A figure of a report: null there is "not defined" here."""
+    return math.nan if value is None else float(value)
+
+
+def sentence(model: ModelInfo, report: Json, data: str, measure: str) -> tuple[str, str]:
+    """The verdict of a finished run in two lines; always of that run's own plan."""
+    plan = parse(report["resolved_plan"])
+    found = report["retention"].get(data, {}).get(measure)
+    kept = ", ".join(meter.words(model, plan)) or "Nothing cut"
+    if found is None:
+        return f"{_upper(kept)}: judged on other data than {data}.", _saves(report)
+    words = kept_words(*(number(found[k]) for k in ("ratio", "low", "high", "p_value")))
+    where = f"of {MEASURE_NAMES.get(measure, measure)} on {_judged(report, data)}"
+    return f"{_upper(kept)}: {words} {where}{_random(report, data, measure)}.", _saves(report)
+
+
+def _upper(text: str) -> str:
+    return f"Keep {text}" if text[:1].isdigit() and "set to zero" not in text else text
+
+
+def planned(model: ModelInfo, plan: Plan) -> str:
+    """The same first line before anything ran: what would stay."""
+    return f"{_upper(', '.join(meter.words(model, plan)))}: not measured yet."
+
+
+def _judged(report: Json, data: str) -> str:
+    about = next((d for d in report["data"] if d["name"] == data), None)
+    if about is None:
+        return data
+    kind = {"retrieval": "queries", "pairs": "sentence pairs", "labels": "labelled texts"}[about["kind"]]
+    agreement = ", agreement with the unpruned model" if about["truth"] == "agreement" else ""
+    return f"{about['queries']:,} {kind}{agreement}"
+
+
+def _random(report: Json, data: str, measure: str) -> str:
+    chance = report["random_baseline"].get(data, {}).get(measure)
+    if not chance or chance["ratio"] is None:
+        return ""
+    return f"; random units with the same reconstruction: {percent(chance['ratio'])} (mean of {chance['draws']})"
+
+
+def _saves(report: Json) -> str:
+    before, after = report["before"]["model"], report["after"]["model"]
+    size = f"Model file {gigabytes(before['bytes'])} → {gigabytes(after['bytes'])}"
+    if before["dimension"] != after["dimension"]:
+        size += f", vectors {4 * before['dimension']:,} → {4 * after['dimension']:,} B"
+    return f"{size}. {_fast(report)}"
+
+
+def _fast(report: Json) -> str:
+    speed = report["speedup"]
+    if meter.only_zeros(parse(report["resolved_plan"])):
+        return f"Single weights are {meter.ZEROS}."
+    ideal = f"ideal {speed['ideal']:.2f}x by arithmetic at {speed['mean_tokens']:.0f} tokens a text"
+    if not speed.get("measured"):
+        return f"Encoding time {meter.LATER} ({ideal})."
+    engine = "with onnxruntime, " if speed.get("engine") == "onnxruntime" else ""
+    return f"Encoding measured {speed['measured']:.2f}x as fast ({engine}{ideal})."
+
+
+def table(report: Json) -> list[dict[str, Any]]:
+    """One row for each data set and measure, as it was judged."""
+    out = []
+    for data, measures in report["retention"].items():
+        for measure, r in measures.items():
+            chance = report["random_baseline"].get(data, {}).get(measure, {})
+            out.append({
+                "data": data, "measure": MEASURE_NAMES.get(measure, measure), "before": number(r["before"]),
+                "after": number(r["after"]), "kept": number(r["ratio"]), "low": number(r["low"]),
+                "high": number(r["high"]), "p": number(r["p_value"]), "random": number(chance.get("ratio")),
+            })  # fmt: skip
+    return out
+
+
+def coverage_words(report: Json) -> str:
+    """What a cut of the vocabulary changed for the texts, or "" where no tokens were cut."""
+    found = (report.get("encoder") or {}).get("tokens")
+    if not found:
+        return ""
+    unknown, long = found["unk_rate"], found["tokens_per_word"]
+    return (
+        f"{percent(found['texts_unchanged'])} of {found['texts']:,} texts and {percent(found['words_unchanged'])} of "
+        f"their words are tokenised as before; [UNK] {percent(unknown['before'], 2)} → {percent(unknown['after'], 2)} "
+        f"of the tokens; {long['before']:.2f} → {long['after']:.2f} tokens a word."
+    )
+
+
+# ---- before anything ran --------------------------------------------------------------------------------------
+
+
+def estimate(answer: Json, ratio: float) -> float | None:
+    """The share kept at a ratio by the curve of `sensitivity`, straight between measured ratios; None beyond them."""
+    measured = [(p["removed"], p["quality_kept"]) for p in answer["curve"] if p["quality_kept"] is not None]
+    points = sorted({0.0: 1.0, **dict(measured)}.items())
+    for (r0, q0), (r1, q1) in itertools.pairwise(points):
+        if r0 <= ratio <= r1 + 1e-9:
+            return float(q0 + (q1 - q0) * (ratio - r0) / (r1 - r0))
+    return None
+
+
+def estimate_words(answer: Json | None, cut: Cut) -> str:
+    """The estimate for one cut as a sentence that says what it rests on, or that nothing is known yet."""
+    value = None
+    if answer is not None:
+        ratio = cut.ratio if cut.keep is None else 1 - cut.keep / answer["whole"]
+        value = estimate(answer, ratio or 0.0)
+    if answer is None or value is None:
+        return "Quality: not measured yet."
+    name = MEASURE_NAMES.get(answer["measure"], answer["measure"])
+    return (
+        f"Estimate: about {percent(value)} of {name} kept, from the sensitivity curve of this cut alone "
+        f"(sample of {answer['sample']['words']}). Not measured yet."
+    )
+
+
+def budgeted(answer: Json, floor: float) -> dict[str, Any]:
+    """The same answer with the cut it recommends for another budget; nothing is measured again."""
+    curve = [
+        Point(
+            p["ratio"], p["removed"], p["kept"], number(p["quality_kept"]), number(p["cosine"]),
+            number(p["neighbour_overlap@10"]),
+        )
+        for p in answer["curve"]
+    ]  # fmt: skip
+    name = str(meter.UNITS.get(answer["target"], answer["target"]))
+    best = recommend(curve, floor, answer["whole"], answer["multiple"], name)
+    return {**answer, "recommended": asdict(best)}
+
+
+def in_steps(ratio: float, step: int = 5) -> int:
+    """The largest slider position, in percent, that does not go beyond a ratio."""
+    return int((100 * ratio + 1e-6) // step * step)

@@ -1,0 +1,1 @@
+"""Cut a copy of an encoder: slicing verbs, reconstruction of what is left, tokenizers, masks."""

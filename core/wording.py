@@ -1,0 +1,66 @@
+"""The answers of the command line in words, for a person at a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import yaml
+
+
+def words(command: str, answer: dict[str, Any]) -> str:
+    """The answer for a person at a terminal."""
+    if command == "methods":
+        return "\n".join(f"{m['name']:34} {m['idea']}" for m in answer["methods"])
+    if command == "evaluate":
+        return "\n".join(_quality(answer["quality"]))
+    if command in ("prune", "run"):
+        return "\n".join(_verdict(answer))
+    if command == "sweep":
+        return "\n".join(_points(answer))
+    if command == "sensitivity":
+        from core.sensitivity import in_words
+
+        return "\n".join(in_words(answer))
+    return yaml.safe_dump(answer, sort_keys=False, allow_unicode=True).strip()
+
+
+def _number(value: float | None, digits: int = 4) -> str:
+    return "not defined" if value is None else f"{value:.{digits}f}"
+
+
+def _p_value(value: float | None) -> str:
+    return "p not defined" if value is None else "p < 0.001" if value < 0.001 else f"p = {value:.3f}"
+
+
+def _quality(quality: dict[str, Any]) -> list[str]:
+    return [f"{d:24} {m:12} {_number(v)}" for d, ms in quality.items() for m, v in ms.items()]
+
+
+def _verdict(answer: dict[str, Any]) -> list[str]:
+    before, after = answer["before"]["model"]["dimension"], answer["after"]["model"]["dimension"]
+    lines = [f"{answer['plan']}: {before} -> {after} dimensions"]
+    for d, ms in answer["retention"].items():
+        for m, r in ms.items():
+            chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
+            lines.append(
+                f"{d:20} {m:12} {_number(r['before'])} -> {_number(r['after'])}  kept {_percent(r['ratio'])} "
+                f"({_percent(r['low'])} to {_percent(r['high'])}, {_p_value(r['p_value'])}); "
+                f"random {_percent(chance)}"
+            )
+    if answer["export"]:
+        lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
+    return lines + [f"note: {n}" for n in answer["notes"]]
+
+
+def _percent(value: float | None) -> str:
+    return "not defined" if value is None else f"{100 * value:.1f} %"
+
+
+def _points(answer: dict[str, Any]) -> list[str]:
+    lines = []
+    for p in answer["points"]:
+        for d, ms in p["quality"].items():
+            first = next(iter(ms))
+            lines.append(f"ratio {p['ratio']:.3f}  kept {p['kept']:4}  {d:16} {first} {_number(ms[first])}"
+                         f"  random {_number(p['random'].get(d, {}).get(first))}")  # fmt: skip
+    return lines

@@ -1,0 +1,139 @@
+"""The Prune page for plans that cut the encoder: the honest meter, one job, the result of exactly these settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import streamlit as st
+
+from core import encoder_verdict, jobs, meter, plots, registry, store
+from core.bench import Bench
+from core.errors import PlanError
+from core.plan import Plan, Step, parse
+from core.types import digest
+from pages._ui import jobs as running
+from pages._ui import measured, sensitivity, steps, takeaway, views
+from pages._ui.session import Choice
+
+RUN = "Cut, judge & verify"
+
+
+def controls(bench: Bench, choice: Choice, step: Step, floor: float) -> tuple[Step, Plan | None]:
+    """The left column: how much, what that leaves, what it is combined with. None where the plan cannot be."""
+    step = steps.cut(bench.model, step)
+    place = st.container()
+    plan = steps.combine(bench, step)
+    try:
+        plan = registry.resolve(plan, choice.seed)
+        will = meter.leaves(bench.model, plan)
+    except PlanError as e:
+        place.error(views.plain(str(e)))
+        return step, None
+    with place:
+        st.caption(f"{meter.caption(bench.model, plan)} {meter.reload_words(will.why)}")
+        sensitivity.mark(choice, step, floor)
+        if not bench.inside:
+            st.warning(
+                f"Calibrated on {views.plain(', '.join(bench.fit_names))}, which is not what is embedded: "
+                "calibrate on what will be embedded (*Data & model*, *Methods learn from*).",
+                icon=":material/warning:",
+            )
+        _meter(bench, plan, _report(command(bench, choice, plan)))
+    return step, plan
+
+
+def _meter(bench: Bench, plan: Plan, report: dict[str, Any] | None) -> None:
+    rows = meter.rows(bench.model, plan, report)
+    st.markdown("**Honest meter**", help="What is left of each cost, beside the unpruned model: by arithmetic until "
+                "it is measured, and never hoped.")  # fmt: skip
+    alt = "; ".join(f"{label}: {words}" for label, words, _ in rows)
+    st.plotly_chart(plots.meter(rows), key="meter", config={"displayModeBar": False}, alt=alt)
+
+
+def command(bench: Bench, choice: Choice, plan: Plan) -> list[str]:
+    """The run that cuts, judges and exports a resolved plan."""
+    place = store.home() / "exports" / f"{plan.slug}-{digest(bench.fingerprint)[:8]}"
+    form = "onnx" if meter.leaves(bench.model, plan).why else ""
+    return takeaway.command(choice, plan, str(place), form, draws=2)
+
+
+def _report(argv: list[str]) -> dict[str, Any] | None:
+    status = running.look(argv)
+    return jobs.result(status.id) if status is not None and status.state == "done" else None
+
+
+def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: str, measure: str) -> None:
+    """Two lines, always of what is set now: the measured verdict, or what is planned and an estimate."""
+    if plan is None:
+        st.markdown("#### These steps do not make a plan yet\nThe reason stands beside the controls.")
+        return
+    report = _report(command(bench, choice, plan))
+    if report is None:
+        assert step.cut is not None
+        answer = sensitivity.answer(choice, step)
+        words = encoder_verdict.estimate_words(answer, step.cut)
+        first, second = encoder_verdict.planned(bench.model, plan), words
+    else:
+        first, second = encoder_verdict.sentence(bench.model, report, data, measure)
+    st.markdown(f"#### {views.plain(first)}\n{views.plain(second)}")
+
+
+def result(bench: Bench, choice: Choice, plan: Plan | None, data: str, measure: str) -> None:
+    """The right column: run it, and the measured result, or the last one under the name of its own plan."""
+    last = st.session_state.get("measured")
+    last = last if last is not None and last["choice"] == choice else None
+    if plan is not None:
+        argv = command(bench, choice, plan)
+        report = _report(argv)
+        with st.container(border=True):
+            st.markdown("**Plan**", help="The whole cut as one sentence; the command line takes it as it is.")
+            st.code(registry.brief(plan), language=None, wrap_lines=True)
+            if report is None:
+                _run(plan, argv, stale=last is not None)
+        if report is not None:
+            st.session_state["measured"] = {"argv": argv, "choice": choice}
+            measured.show(bench, choice, report, argv, data, measure)
+            return
+    if last is not None:
+        _stale(bench, last["argv"], data, measure)
+
+
+def _stale(bench: Bench, argv: list[str], data: str, measure: str) -> None:
+    """What was measured last stays in sight, under its own plan's name and without downloads."""
+    report = _report(argv)
+    if report is None:
+        return
+    with st.container(border=True):
+        own = registry.brief(parse(report["resolved_plan"]))
+        st.markdown(f"**Last measured, of another plan than the one above:** `{own}`")
+        first, second = encoder_verdict.sentence(bench.model, report, data, measure)
+        st.markdown(f"{views.plain(first)} {views.plain(second)}")
+        measured.cards(report, data, measure)
+
+
+def _run(plan: Plan, argv: list[str], stale: bool) -> None:
+    """The one button, or how its run stands."""
+    status = running.look(argv)
+    if status is not None and status.state == "running":
+        running.follow(status)
+        return
+    ended = status is not None and status.state in ("failed", "cancelled")
+    if ended and status is not None:
+        st.error(f"{RUN}: {views.plain(status.error or status.state)}")
+    elif stale:
+        st.warning("**Out of date - run again**: a setting moved since the last measured result.",
+                   icon=":material/history:")  # fmt: skip
+    nothing = all(isinstance(s, Step) and s.cut is not None and s.cut.ratio == 0 for s in plan.steps)
+    st.button(
+        "Try again" if ended else RUN,
+        type="primary",
+        icon=":material/verified:",
+        key="run_encoder",
+        disabled=nothing,
+        on_click=running.again if ended else running.start,
+        args=(argv, f"{RUN}: {registry.brief(plan)}"),
+        help="Cuts a copy, embeds everything again, judges it beside random pruning, writes the model, reopens it in "
+        "a fresh process, compares the vectors and times both. Some minutes; you can go on working.",
+    )
+    if nothing:
+        st.caption("Nothing is cut: move the ratio.")

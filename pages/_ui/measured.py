@@ -1,0 +1,111 @@
+"""A finished encoder cut: cards, what every data set says, what hurt, what was rounded, and the downloads."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import streamlit as st
+
+from core import encoder_verdict
+from core.bench import Bench
+from core.encoder_verdict import number
+from core.plan import parse
+from core.verdict import MEASURE_NAMES, percent
+from pages._ui import takeaway, views
+from pages._ui.session import Choice
+
+
+def show(bench: Bench, choice: Choice, report: dict[str, Any], argv: list[str], data: str, measure: str) -> None:
+    cards(report, data, measure)
+    with st.container(border=True):
+        st.markdown("**Hurt most**", help="The slices that lost most; the mean hides them.")
+        _slices(report, data, measure)
+        _known(report)
+    with st.container(border=True):
+        st.markdown("**Take it away**")
+        _downloads(report, choice, argv)
+
+
+def cards(report: dict[str, Any], data: str, measure: str) -> None:
+    """Retention first, then the change, then the interval; neighbours and cosine beside it."""
+    found = report["retention"].get(data, {})
+    names = [m for m in (measure, *found) if m in found]
+    shown = list(dict.fromkeys(names))[:3]
+    columns = st.columns(len(shown) + 1)
+    for column, m in zip(columns, shown, strict=False):
+        views.card(column, m, *(number(found[m][k]) for k in ("before", "ratio", "low", "high", "p_value")))
+    moved = report["drift"]
+    columns[-1].metric(
+        "Neighbours kept",
+        percent(number(moved.get("neighbour_overlap@10"))),
+        border=True,
+        help="The share of a document's ten nearest neighbours that are still among its ten nearest.",
+    )
+    columns[-1].caption(f"of 10; cosine to unpruned {number(moved.get('cosine')):.3f}")
+
+
+def _slices(report: dict[str, Any], data: str, measure: str) -> None:
+    parts = report["slices"].get(data, [])
+    if not parts:
+        st.caption("No slices: this data set has one figure for all of it.")
+        return
+    worst = parts[0]
+    mean = report["retention"][data]
+    main = next(iter(mean))
+    st.markdown(
+        f"Worst slice: **{views.plain(worst['name'])}** ({worst['by']}, {worst['queries']} queries) keeps "
+        f"**{percent(number(worst['ratio']))}** of {MEASURE_NAMES.get(main, main)}; the mean keeps "
+        f"{percent(number(mean[main]['ratio']))}."
+    )
+    with st.popover("All slices", icon=":material/table:"):
+        st.dataframe(pd.DataFrame(parts).round(4), hide_index=True)
+
+
+def _known(report: dict[str, Any]) -> None:
+    """The whole table, token coverage, what was rounded, and what a reader must know."""
+    covered = encoder_verdict.coverage_words(report)
+    if covered:
+        st.markdown(f"Vocabulary: {views.plain(covered)}")
+    if report["rounded"]:
+        st.caption(f"Rounded: {views.plain('; '.join(report['rounded']))}.")
+    row = st.container(horizontal=True)
+    with row.popover("Every figure", icon=":material/table:"):
+        st.dataframe(pd.DataFrame(encoder_verdict.table(report)).round(4), hide_index=True)
+    with row.popover("What to know about these figures", icon=":material/info:"):
+        for note in report["notes"]:
+            st.markdown(f"- {views.plain(note)}")
+
+
+def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
+    done = report.get("export") or {}
+    onnx, place = done.get("format") == "onnx", Path(str(done.get("path", "")))
+    if "max_difference" in done:
+        how = "compared with torch text by text" if onnx else "reopened in a fresh process"
+        st.success(f"**Verified**: {how}, largest difference {done['max_difference']:.1e}.", icon=":material/verified:")
+    archive = Path(done["zip"]) if done.get("zip") else None
+    if archive is not None and archive.exists():
+        st.download_button(
+            f"{'ONNX model' if onnx else 'Model'} {archive.stat().st_size / 1e6:,.0f} MB",
+            archive.read_bytes,
+            archive.name,
+            "application/zip",
+            key="get_encoder",
+            on_click="ignore",
+            type="primary",
+            icon=":material/download:",
+        )
+        st.caption(f"Also at `{place}`, with its card and recipe.")
+    else:
+        st.caption("The files are gone from this machine's disk: run the command again.")
+    takeaway.copies(takeaway.command(choice, parse(report["resolved_plan"]), "pruned-model", done.get("format", "")),
+                    _onnx_python(place) if onnx else takeaway.python(str(place)))  # fmt: skip
+
+
+def _onnx_python(place: Path) -> str:
+    return (
+        f'import sys\n\nsys.path.insert(0, "{place}")\n'
+        "from embed import embed  # onnxruntime and tokenizers are all it needs\n\n"
+        'vectors = embed(["a text"])'
+    )
