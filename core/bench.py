@@ -255,10 +255,10 @@ def load_prior(model: ModelInfo) -> Prior | None:
     return Prior(arrays["second_moment"], arrays["mean"], int(about["texts"]), str(about["source"]))
 
 
-def missing(model: ModelInfo, datasets: Sequence[Dataset]) -> int:
-    """How many texts must be embedded before these data sets can be judged; 0 means at once."""
+def missing(model: ModelInfo, datasets: Sequence[Dataset], fits: Sequence[Dataset] = ()) -> int:
+    """How many texts must be embedded before these data sets can be judged, fitted on `fits`; 0 means at once."""
     roles: dict[str, tuple[Role, Role]] = {"retrieval": ("document", "query")}
-    count = 0
+    count = count_missing(model, fit_texts(fits).full, "document") if fits else 0
     for d in datasets:
         one, two = roles.get(d.kind, ("sentence", "sentence"))
         count += count_missing(model, d.documents.full, one) + count_missing(model, d.queries.full, two)

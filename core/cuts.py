@@ -14,12 +14,12 @@ import numpy as np
 
 from core import registry, units
 from core.anatomy import Anatomy, Shape, duplicate
-from core.calibration import CalibrationTexts, EncoderContext, Importance
+from core.calibration import CalibrationTexts, EncoderContext, Importance, valid
 from core.methods.base import EncoderMethod
 from core.plan import Cut, Plan, Step
 from core.planned import MULTIPLE, after
 from core.surgery.least_squares import eliminate
-from core.surgery.masks import cut_weights
+from core.surgery.masks import cut_weights, sparse_speed
 from core.surgery.narrow import refit_width
 from core.surgery.output_map import append_map
 from core.surgery.rebuild import Cuts, rebuild
@@ -64,7 +64,11 @@ class Work:
         self.channels = None
 
     def context(self, target: str, tokens: int, keep: int | None = None) -> EncoderContext:
-        return EncoderContext(self.encoder, self.texts.mixed(tokens), target, self.seed, keep, self.progress)
+        """What a method may learn from: this encoder and calibration texts of about so many tokens."""
+        context = EncoderContext(self.encoder, self.texts.mixed(tokens), target, self.seed, keep, self.progress)
+        read = sum(int(valid(batch).sum()) for batch in context.batches)
+        self.facts["calibration"] = {"texts": len(context.texts), "tokens": read}
+        return context
 
     def planned(self, target: str, cut: Cut) -> Shape:
         """The shape this cut leaves; what was rounded is noted."""
@@ -278,7 +282,20 @@ def _weights(work: Work, target: str, method: Any, cut: Cut) -> None:
     context = work.context(target, _READ)
     importance = method.rank(context)
     cut_weights(work.encoder, method, importance, cut, context)
+    work.facts["sparse_kernels"] = _kernels(work)
     work.notes += [*importance.notes, "zeros only: same size on disk, same speed (smaller when zipped)"]
+
+
+def _kernels(work: Work) -> dict[str, Any]:
+    """What torch's kernels for zeros gain on this machine, timed on the first up-projection and 1,024 tokens."""
+    import torch
+
+    up = Anatomy(work.encoder, "weights").up(0)
+    found = sparse_speed(up, torch.randn(1024, up.in_features, generator=torch.Generator().manual_seed(0)))
+    for name, one in found.items():
+        gained = one["reason"] if one["speedup"] is None else f"{one['speedup']:.2f}x the dense layer's speed"
+        work.notes.append(f"sparse kernels ({name}): {gained}; the saved model runs dense")
+    return found
 
 
 _CUTS: Mapping[str, Callable[[Work, str, Any, Cut], None]] = {

@@ -9,6 +9,7 @@ ones of the copy. Everything after that (embedding, judging, dimension cuts, exp
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,11 @@ from core.cuts import Work, perform
 from core.embedding import DERIVED, SHAPES, encode, load, prompt_of
 from core.encoders import ModelInfo, describe
 from core.errors import Fault
+from core.evaluate.cost import peak_bytes
 from core.gate import check_config, check_weights
+from core.methods.weights import WeightMethod
 from core.plan import Plan, Step
+from core.planned import planned
 from core.store import check_manifest, home, new_folder
 from core.surgery.slicing import pad
 from core.types import Progress, Texts, digest, quiet
@@ -67,9 +71,13 @@ def encoder_steps(plan: Plan) -> list[Step]:
 
 
 def check(model: ModelInfo, steps: Sequence[Step]) -> None:
-    """Raise InputError before any work where the architecture cannot be cut so."""
+    """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
     for step in steps:
         check_target(model.architecture, step.target)
+        method = registry.build(step)
+        if isinstance(method, WeightMethod) and step.cut is not None:
+            method.check(step.cut.ratio)
+    planned(model, steps)
 
 
 def derive(model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int = 0, progress: Progress = quiet) -> Derived:
@@ -89,12 +97,14 @@ def derive(model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int = 0, p
 
 
 def _make(folder: Path, model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int, progress: Progress) -> None:
+    start = time.perf_counter()
     progress("loading the encoder", 0, 1)
     source = load(model.path)
     texts = calibration_texts(model, fit, seed)
     work = Work.start(source, texts, seed, progress)
     for step in steps:
         perform(work, step)
+    work.facts |= {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_bytes()}
     probes = texts.probes()
     wanted = encode(work.encoder, probes)
     shape = Anatomy(work.encoder, "tokens").shape

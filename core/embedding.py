@@ -18,6 +18,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from core.encoders import DERIVED as DERIVED
 from core.encoders import ModelInfo
 from core.errors import InputError, ModelRefused
 from core.store import home, write_atomic
@@ -25,7 +26,6 @@ from core.types import Embeddings, Floats, Progress, digest, quiet, unit
 
 Role = Literal["document", "query", "sentence"]
 SHIPPED = Path(__file__).parents[1] / "assets" / "embeddings"
-DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut
 SHAPES = "espalier-shape.json"  # in a folder of ours: which heads and neurons are real, the rest being padding
 _CHUNK = 256  # texts embedded between two writes to the cache and two looks at the cancel button
 _PROMPTS: dict[Role, tuple[str, ...]] = {

@@ -129,7 +129,7 @@ def estimate_words(answer: Json | None, cut: Cut) -> str:
         ratio = cut.ratio if cut.keep is None else 1 - cut.keep / answer["whole"]
         value = estimate(answer, ratio or 0.0)
     if answer is None or value is None:
-        return "Quality: not measured yet."
+        return "Nothing has run yet: sizes and ideal speed are arithmetic, quality is unknown until it is measured."
     name = MEASURE_NAMES.get(answer["measure"], answer["measure"])
     return (
         f"Estimate: about {percent(value)} of {name} kept, from the sensitivity curve of this cut alone "

@@ -24,6 +24,7 @@ from core.store import MANIFEST, check_manifest, home, sha256
 from core.types import Metric, Progress, digest, quiet
 
 EMBEDDED = "minilm"
+DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut, and how long it took
 _EMBEDDED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
     "tokenizer.json": "be50c3628f2bf5bb5e3a7f17b1f74611b2561a3a27eeab05e5aa30f411572037",
@@ -232,7 +233,7 @@ def _fingerprint(path: Path, weights: Sequence[Path]) -> str:
     """Content of everything that decides a vector: weights, tokenizer, configs; not where the folder lies."""
     hashes = [f"{f.relative_to(path)}:{_known_sha256(f, f.stat().st_mtime_ns, f.stat().st_size)}" for f in weights]
     for f in sorted(path.rglob("*.json")):
-        if f.name != MANIFEST:
+        if f.name not in (MANIFEST, DERIVED):
             hashes.append(f"{f.relative_to(path)}:{_known_sha256(f, f.stat().st_mtime_ns, f.stat().st_size)}")
     return digest(*hashes)
 

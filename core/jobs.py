@@ -193,12 +193,16 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.what, self.begun, self.written = path, "", time.monotonic(), 0.0
+        self.place = (0, 0)  # done and total of the last word
         _be_the_first_to_go()
 
     def progress(self, what: str, done: int, total: int) -> None:
         now = time.monotonic()
         if what != self.what:
-            self.what, self.begun, self.written = what, now, 0.0
+            self.what, self.written = what, 0.0
+            if total != self.place[1] or done < self.place[0]:  # "layer 2 of 6" goes on where "layer 1 of 6" ended
+                self.begun = now
+        self.place = (done, total)
         if now - self.written >= _EVERY or done >= total:
             share = done / total if total else 1.0
             _write(self.path / "progress.json", {"what": what, "share": share, "taken": now - self.begun})

@@ -115,11 +115,34 @@ def judge_cut(
         if rescore and one.task is not None:
             stages[one.name] = two_stage(two, reduction, rescore, one)
     shift = drift(pruned.judges[0], reduction, seed, bench.judges[0])
-    notes = (*bench_notes(bench), *(ranking.notes if ranking else ()), *(derived.notes if derived else ()))
+    notes = (
+        *bench_notes(bench, step is not None),
+        *(ranking.notes if ranking else ()),
+        *_encoder_notes(bench, derived),
+    )
     return Cutting(
         plan, resolved, reduction, pruned, derived, bench.model, before, after, kept, chance, outside, shift, stages,
         spreads, notes, RANDOM_DRAWS if derived is None else draws,
     )  # fmt: skip
+
+
+def _encoder_notes(bench: Bench, derived: Derived | None) -> tuple[str, ...]:
+    """What a reader of an encoder cut's figures must know: what it was calibrated on, above all."""
+    if derived is None:
+        return ()
+    found, facts = [], derived.facts.get("calibration")
+    if facts:
+        found.append(
+            f"calibrated on {facts['texts']:,} texts, {facts['tokens']:,} tokens of {', '.join(bench.fit_names)}; "
+            f"cutting took {derived.facts['seconds']:.0f} s and {derived.facts['peak_memory_bytes'] / 1e9:.1f} GB"
+        )
+    foreign = [j.name for j in bench.judges if j.dataset.kind == "retrieval" and j.name not in bench.fit_names]
+    if foreign:
+        found.append(
+            f"calibrated on other texts than {', '.join(foreign)}: calibrate on what will be embedded, retrieval pays "
+            "for the difference where sentence pairs show nothing of it"
+        )
+    return (*found, *derived.notes)
 
 
 def _measured(judge: Judge) -> Measurement:
@@ -221,11 +244,11 @@ def two_stage(judge: Judge, reduction: Reduction, shortlist: int, dense: Judge |
     return {m: float(v.mean()) for m, v in retrieval.per_query(judge.task, found).items()}
 
 
-def bench_notes(bench: Bench) -> tuple[str, ...]:
-    """What a reader of any figure of this bench must know."""
+def bench_notes(bench: Bench, fitted: bool = True) -> tuple[str, ...]:
+    """What a reader of any figure of this bench must know; `fitted`: a dimension method learns a basis from it."""
     out = [f"{j.name}: {note}" for j in bench.judges for note in j.dataset.notes]
     out += [f"{j.name}: {_unjudged(j)}" for j in bench.judges if _unjudged(j)]
-    if bench.small and bench.inside:
+    if fitted and bench.small and bench.inside:
         out.append(
             f"{len(bench.fit):,} documents for {bench.model.dimension} dimensions is fewer than 10 each: a fitted "
             "basis may overfit. Where there are enough, `outside_fit` judges each query by a fit that never saw its "

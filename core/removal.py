@@ -37,8 +37,9 @@ from core.surgery.vocabulary import ids_of
 from core.surgery.walk import Walker
 from core.types import Progress, digest, quiet
 
-VERSION = "removal 2"  # raise it when what is computed changes, so that old results are not found again
-TEXTS = 100  # documents of the calibration, with up to four times as many short texts; a plan takes more
+VERSION = "removal 3"  # raise it when what is computed changes, so that old results are not found again
+TOKENS = 12_000  # of the calibration, where a method reads a stated number; a plan takes more
+_DOCUMENTS, _SHORT = 100, 400  # texts that any calibration here may draw on
 LISTED = 200  # token rows at either end that are listed
 _COUNTED = 20_000  # texts in which tokens are counted
 _DOING = {"heads": "removing each head alone", "layers": "removing each layer alone"}
@@ -115,8 +116,9 @@ class Removal:
     def texts(self) -> CalibrationTexts:
         """A few of the calibration texts that a plan would take; all of them for tokens, which only counts them."""
         found = calibration_texts(self.bench.model, self.bench.fit, self.seed)
-        most = _COUNTED if self.step.target == "tokens" else TEXTS
-        return CalibrationTexts(found.documents[:most], found.short[: 4 * most])
+        if self.step.target == "tokens":
+            return CalibrationTexts(found.documents[:_COUNTED], found.short[:_COUNTED])
+        return CalibrationTexts(found.documents[:_DOCUMENTS], found.short[:_SHORT])
 
     @cached_property
     def probe(self) -> Probe:
@@ -130,9 +132,9 @@ class Removal:
     def importance(self) -> Importance:
         """The criterion's scores of the unpruned encoder."""
         assert isinstance(self.method, EncoderMethod)
-        texts = self.texts.mixed(TEXTS)
+        texts = self.texts.mixed(TOKENS)
         if self.step.target == "tokens":
-            texts = (*self.texts.documents, *self.texts.short[:_COUNTED])
+            texts = (*self.texts.documents, *self.texts.short)
         context = EncoderContext(self.encoder, texts, self.step.target, self.seed, None, self.progress)
         return self.method.rank(context)
 
@@ -269,7 +271,7 @@ class Removal:
         out = [
             f"quality is {measure} as a share of the unpruned encoder's {base:.3f} on this sample: few texts{easier}; "
             "it moves by chance, while the mean cosine to the unpruned embeddings is far less noisy",
-            f"the curve is the whole cut, with {how}, calibrated on {len(self.texts.documents):,} documents and "
+            f"the curve is the whole cut, with {how}, calibrated on at most {len(self.texts.documents):,} documents and "
             f"{len(self.texts.short):,} short texts",
         ]
         if self.step.target in ("heads", "neurons", "weights"):

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from core import jobs
+from core import jobs, registry
+from core.errors import PlanError
+from core.plan import parse
 
 
 def prunings(measure: str = "ndcg@10") -> list[dict[str, Any]]:
@@ -26,7 +28,7 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
         if found and found["ratio"] is not None:
             chance = report["random_baseline"].get(data, {}).get(measure, {})
             return {
-                "label": report["plan"].split(" tau=")[0].split(" seed=")[0],
+                "label": _label(report["plan"]),
                 "data": data,
                 "measure": measure,
                 "kept": found["ratio"],
@@ -39,6 +41,15 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
                 "neighbours": report["drift"].get("neighbour_overlap@10"),
                 "model_bytes": report["after"]["model"]["bytes"],
                 "speedup": report["speedup"]["measured"],
+                "encoding": 1 / (report["speedup"]["measured"] or report["speedup"]["ideal"] or 1.0),
                 "path": (report.get("export") or {}).get("path"),
             }
     return None
+
+
+def _label(plan: str) -> str:
+    """The plan without what stands at its default; as it was written where its words are no longer known."""
+    try:
+        return registry.brief(parse(plan))
+    except PlanError:
+        return plan

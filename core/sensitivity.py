@@ -22,7 +22,7 @@ from core.bench import Bench
 from core.errors import InputError
 from core.plan import Plan, Step
 from core.probing import LEAST, SIZE
-from core.removal import TEXTS, Json, Removal
+from core.removal import TOKENS, Json, Removal
 from core.types import Progress, quiet
 
 TARGETS = (*ENCODER_TARGETS, "dimensions")
@@ -160,7 +160,7 @@ def check(
         raise InputError(f"--sample {size}: fewer than {LEAST} documents say nothing; the default is {SIZE}")
     check_target(architecture, target)
     name = f"{target}/{criterion or CRITERIA[target]}"
-    own = {"texts": TEXTS} if "texts" in registry.find(name).__dataclass_fields__ and target != "dimensions" else {}
+    own = {"calibration": TOKENS} if "calibration" in registry.find(name).__dataclass_fields__ else {}
     plan = registry.resolve(Plan((Step(name, (("ratio", 0.5), *own.items())),)), seed)
     step = plan.steps[0]
     assert isinstance(step, Step)

@@ -37,7 +37,8 @@ def sensitivity_map(answer: Json) -> Any:
         "type": "heatmap", "z": table, "y": names, "x": _column_names(answer, rows, columns, ordered),
         "xgap": 1 if columns <= 64 else 0, "ygap": 2, "hoverongaps": False,
         "hovertemplate": f"%{{y}}, %{{x}}: %{{z:.2f}} {words}<extra></extra>",
-        "colorbar": {"title": {"text": words}, "thickness": 12, "len": 1.0 if len(names) > 2 else 1.8}, **_colours(table, measured),
+        "colorbar": {"title": {"text": words}, "thickness": 12, "len": 1.0 if len(names) > 2 else 1.8},
+        **_colours(table, measured),
     }  # fmt: skip
     if columns <= _WRITTEN:
         heat |= {"texttemplate": "%{z:.1f}", "textfont": {"size": 11}}

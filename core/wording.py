@@ -38,7 +38,7 @@ def _quality(quality: dict[str, Any]) -> list[str]:
 
 def _verdict(answer: dict[str, Any]) -> list[str]:
     before, after = answer["before"]["model"]["dimension"], answer["after"]["model"]["dimension"]
-    lines = [f"{answer['plan']}: {before} -> {after} dimensions"]
+    lines = [f"{answer['plan']}: {before} -> {after} dimensions{_encoder(answer)}"]
     for d, ms in answer["retention"].items():
         for m, r in ms.items():
             chance = answer["random_baseline"].get(d, {}).get(m, {}).get("ratio")
@@ -50,6 +50,18 @@ def _verdict(answer: dict[str, Any]) -> list[str]:
     if answer["export"]:
         lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
     return lines + [f"note: {n}" for n in answer["notes"]]
+
+
+def _encoder(answer: dict[str, Any]) -> str:
+    """Size and speed of a cut encoder, "" where the plan cuts none."""
+    if not answer.get("encoder"):
+        return ""
+    before, after, speed = answer["before"]["model"], answer["after"]["model"], answer["speedup"]
+    measured = "not measured" if speed["measured"] is None else f"{speed['measured']:.2f}x"
+    return (
+        f", {before['parameters']:,} -> {after['parameters']:,} parameters, encoding {measured} as fast "
+        f"(ideal {speed['ideal']:.2f}x)"
+    )
 
 
 def _percent(value: float | None) -> str:

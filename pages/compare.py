@@ -59,13 +59,39 @@ st.markdown("#### Cuts prepared so far")
 rows = runs.prunings(measure)
 if not rows:
     st.info(
-        "None yet. Press *Prepare & verify* on the Prune page: each cut you prepare is kept here, also after a restart."
+        "None yet. Press *Prepare & verify* or *Cut, judge & verify* on the Prune page: each cut you prepare is kept "
+        "here, also after a restart."
     )
 else:
-    figure = plots.tried(rows, measure)
+    against = st.segmented_control(
+        "Against", list(plots.AGAINST), format_func=plots.AGAINST.get, default="bytes", required=True, key="against",
+        help="Cuts of the vectors save bytes per vector; cuts of the encoder save model bytes and encoding time "
+        "(measured, where it was).",
+    )  # fmt: skip
+    figure = plots.tried(rows, measure, str(against))
     frame = pd.DataFrame(rows).drop(columns=["run", "started"]).round(4)
-    views.chart(figure, f"{len(rows)} prepared cuts: quality kept against bytes per vector.", "tried", frame)
+    alt = f"{len(rows)} prepared cuts: quality kept against {plots.AGAINST[str(against)]}."
+    views.chart(figure, alt, "tried", frame)
+    columns = [
+        "label",
+        "data",
+        "kept",
+        "low",
+        "high",
+        "random",
+        "bytes",
+        "model_bytes",
+        "speedup",
+        "neighbours",
+        "judged",
+    ]
+    number = st.column_config.NumberColumn
     st.dataframe(
-        frame[["label", "data", "kept", "low", "high", "random", "bytes", "neighbours", "speedup", "judged"]],
+        frame[columns],
         hide_index=True,
+        column_config={
+            "bytes": number("bytes per vector", format="localized"),
+            "model_bytes": number("model bytes", format="localized"),
+            "speedup": number("speed, measured", format="%.2fx"),
+        },
     )

@@ -187,15 +187,6 @@ def study_of(name: str) -> Study:
     return study(bench, bench.judges[0], Step(name))
 
 
-@pytest.mark.parametrize(("wish", "words"), [("index", ""), ("model", "a smaller model"), ("speed", "faster encoding")])
-def test_a_wish_says_the_truth(wish: str, words: str) -> None:
-    page = opened()
-    checked(page.segmented_control(key="wish").set_value(wish).run())
-    assert "Encoding is not faster." in verdict(page)
-    assert ("not built yet" in said(page)) == bool(words)
-    assert words in said(page)
-
-
 def test_pairs_can_judge() -> None:
     page = opened(ratio="50")
     checked(page.selectbox(key="judge").select(1).run())

@@ -221,6 +221,29 @@ def test_prepare_verify_download_load_and_out_of_date(visit: Visit, tmp_path: Pa
     page.get_by_text("Verified: reopened in a fresh process").wait_for()
 
 
+def test_faster_encoding_is_planned_started_and_cancelled(visit: Visit) -> None:
+    page = visit()
+    first = verdict(page)
+    page.get_by_role("radio", name="faster encoding").click()
+    assert changed(page, first) == "Keep 5 of 6 layers: not measured yet."
+    kept = page.get_by_role("slider", name="Layers kept")
+    kept.focus()
+    page.keyboard.press("ArrowLeft")
+    changed(page, "Keep 5 of 6 layers: not measured yet.")
+    assert verdict(page) == "Keep 4 of 6 layers: not measured yet."
+    page.get_by_text("layers/subset keep=4").wait_for()
+    page.get_by_role("button", name="Cut, judge & verify").click()
+    page.get_by_text("You can go on working").wait_for()
+    pid = _worker("prune")
+    page.locator("[data-testid=stMain]").get_by_role("button", name="Cancel").click()
+    page.get_by_text("Cut, judge & verify: cancelled").wait_for()
+    _until(lambda: _gone(pid), 10, "the worker is gone")
+    page.get_by_role("button", name="Try again").wait_for()
+    page.get_by_role("radio", name="a smaller index").click()
+    changed(page, "Keep 4 of 6 layers: not measured yet.")
+    assert verdict(page) == first
+
+
 # ---- the map --------------------------------------------------------------------------------------------------
 
 PLACE = """() => {
@@ -266,7 +289,7 @@ def test_a_bad_line_of_an_upload_is_named(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_scrolls_sideways_and_every_figure_has_words(visit: Visit, server: str, scheme: str) -> None:
     page = visit(width=390, height=844, scheme=scheme)
-    for path in PAGES:
+    for path in (*PAGES, "?wish=faster+encoding&target=Attention+heads"):
         page.goto(f"{server}/{path}")
         settled(page)
         if path != "methods":
@@ -290,17 +313,17 @@ def test_nothing_scrolls_sideways_and_every_figure_has_words(visit: Visit, serve
 # ---- workers that are cancelled or killed ---------------------------------------------------------------------
 
 
-def _training() -> int:
-    """The process id of the run that trains the projection."""
+def _worker(kind: str = "study") -> int:
+    """The process id of the run of this command (by default the one that trains the projection)."""
     found: list[int] = []
 
     def look() -> bool:
         for s in jobs.runs():
-            if s.argv[0] == "study" and s.state == "running" and (jobs.folder(s.id) / "pid").exists():
+            if s.argv[0] == kind and s.state == "running" and (jobs.folder(s.id) / "pid").exists():
                 found.append(int((jobs.folder(s.id) / "pid").read_text()))
         return bool(found)
 
-    _until(look, 20, "a training run")
+    _until(look, 20, f"a {kind} run")
     return found[-1]
 
 
@@ -315,13 +338,13 @@ def test_cancel_and_kill_end_the_worker_and_not_the_app(visit: Visit) -> None:
     page = visit()
     choose(page, "Method", "Distilled projection")
     page.get_by_text("Shown until it is ready: SVD.").wait_for()
-    pid = _training()
+    pid = _worker()
     page.locator("[data-testid=stMain]").get_by_role("button", name="Cancel").click()
     page.get_by_text("Distilled projection: cancelled").first.wait_for()
     _until(lambda: _gone(pid), 10, "the worker is gone")
     page.get_by_role("button", name="Try again").click()
     page.get_by_text("Shown until it is ready: SVD.").wait_for()
-    pid = _training()
+    pid = _worker()
     os.kill(pid, signal.SIGKILL)
     page.get_by_text("The worker ended without a result (killed, or out of memory)").first.wait_for()
     page.get_by_role("button", name="Try again").wait_for()

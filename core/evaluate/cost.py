@@ -63,3 +63,15 @@ def zipped_bytes(folder: Path) -> int:
                 total += len(packer.compress(block))
         total += len(packer.flush())
     return total
+
+
+def peak_bytes() -> int:
+    """The most memory this process has held so far."""
+    import resource
+    import sys
+
+    try:
+        lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+        return next(1024 * int(line.split()[1]) for line in lines if line.startswith("VmHWM:"))
+    except (OSError, StopIteration):  # not Linux
+        return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -51,8 +51,9 @@ def ready(choice: Choice) -> bool:
     specs = [s for s in (choice.data, choice.fit_on) if s]
     if "python-docs" in specs and not python_docs.is_built():
         return False
-    found = [d for s in specs for d in read(s, choice.queries if s == choice.data else "", choice.seed)]
-    if missing(model_info(choice.model), found):
+    found = read(choice.data, choice.queries, choice.seed)
+    fits = read(choice.fit_on, "", choice.seed) if choice.fit_on else []
+    if missing(model_info(choice.model), found, fits):
         return False
     bench = _bench(choice)
     return at_once(bench, fallback_step(), len(bench.judges) - 1) and at_once(bench, fallback_step())

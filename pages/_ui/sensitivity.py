@@ -43,7 +43,9 @@ def _size(step: Step, best: dict[str, Any]) -> str:
 
 def panel(choice: Choice, step: Step, floor: float) -> None:
     """The map, the curves and the ratio they recommend; or the button that measures them."""
-    with st.expander("Sensitivity map: which parts are missed", icon=":material/grid_on:", key="sensitivity"):
+    with st.expander(
+        "Sensitivity map: which parts are missed", expanded=True, icon=":material/grid_on:", key="sensitivity"
+    ):
         found = answer(choice, step)
         if found is None:
             _measure(choice, step)

@@ -1,0 +1,261 @@
+"""The Prune page where the encoder is cut: what is offered, the plan, one real small job, and what a kill leaves.
+
+The harness swaps a process-wide runtime: one page at a time, never from threads.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from streamlit.testing.v1 import AppTest
+
+from core import commands, jobs, meter
+from core.__main__ import build_parser
+from core.types import quiet
+from tests.test_app import at, checked, command, opened, said, verdict
+from tests.tiny_models import WORDS, tiny_model
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _warmed(espalier_home: Path) -> None:
+    commands.warm(build_parser().parse_args(["warm"]), quiet)
+
+
+@pytest.fixture(autouse=True)
+def _no_worker_left(_warmed: None) -> Iterator[None]:
+    yield
+    for status in jobs.runs():
+        jobs.cancel(status.id)
+
+
+def speed() -> AppTest:
+    page = opened()
+    return checked(page.segmented_control(key="wish").set_value("speed").run())
+
+
+def cutting(page: AppTest, target: str) -> AppTest:
+    return checked(page.selectbox(key="target").select(target).run())
+
+
+def plan(page: AppTest) -> str:
+    """The plan's sentence as the page shows it."""
+    return str(page.code[0].value)
+
+
+# ---- what is offered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("wish", "offered"),
+    [
+        ("index", ["Dimensions of the vectors"]),
+        ("model", ["Vocabulary (token rows)", "Layers", "Feed-forward neurons", "Hidden width"]),
+        ("speed", ["Layers", "Feed-forward neurons", "Attention heads", "Hidden width"]),
+    ],
+)
+def test_the_wish_chooses_what_can_be_cut(wish: str, offered: list[str]) -> None:
+    page = opened()
+    checked(page.segmented_control(key="wish").set_value(wish).run())
+    assert page.selectbox(key="target").options == offered
+    assert ("not measured yet" in verdict(page)) == (wish != "index")
+    checked(page.toggle(key="all_targets").set_value(True).run())
+    assert len(page.selectbox(key="target").options) == 7
+
+
+def test_single_weights_say_at_once_that_they_gain_nothing() -> None:
+    page = speed()
+    checked(page.toggle(key="all_targets").set_value(True).run())
+    cutting(page, "weights")
+    assert meter.ZEROS.capitalize() in said(page)
+    assert plan(page).startswith("weights/")
+
+
+@pytest.mark.parametrize("target", ["layers", "neurons", "heads", "width"])
+def test_every_method_can_be_chosen_and_its_options_reach_the_plan(target: str) -> None:
+    page = cutting(speed(), target)
+    checked(page.checkbox(key="all_methods").check().run())
+    from core import registry
+
+    for name in registry.names(target):
+        checked(page.selectbox(key=f"method_{target}").select(name).run())
+        assert plan(page).startswith(name)
+        assert not page.error
+    box = page.selectbox(key=f"{name}:reconstruct")
+    other = next(o for o in box.options if o != box.value)
+    checked(box.select(other).run())
+    assert f"reconstruct={other}" in plan(page)
+
+
+def test_the_counts_are_real_and_snapped() -> None:
+    page = cutting(speed(), "neurons")
+    checked(page.slider(key="ratio_neurons").set_value(30).run())
+    assert "1,080 of 1,536 neurons in each layer" in verdict(page)
+    assert "multiple of 8" in said(page)
+    assert "Reloads plainly" in said(page)
+    cutting(page, "heads")
+    checked(page.slider(key="ratio_heads").set_value(50).run())
+    assert "6 of 12 heads" in verdict(page)
+    assert "Download as ONNX" in said(page)
+    cutting(page, "layers")
+    checked(page.slider(key="keep_layers").set_value(4).run())
+    assert plan(page) == "layers/subset keep=4"
+    assert "Reloads plainly" in said(page)
+
+
+def test_the_dimensions_come_back_as_they_were() -> None:
+    page = opened(ratio="44")
+    before = verdict(page)
+    checked(page.segmented_control(key="wish").set_value("speed").run())
+    checked(page.segmented_control(key="wish").set_value("index").run())
+    assert verdict(page) == before
+    assert page.slider(key="ratio").value == 44
+
+
+def test_an_encoder_cut_comes_back_from_the_url() -> None:
+    page = opened(wish="faster encoding", target="Feed-forward neurons", ratio_neurons="50")
+    assert "768 of 1,536 neurons" in verdict(page)
+    for name in ("compare", "methods"):
+        at(page, name)
+    at(page, "prune")
+    assert "768 of 1,536 neurons" in verdict(page)
+
+
+def test_nothing_cut_cannot_be_run() -> None:
+    page = cutting(speed(), "neurons")
+    checked(page.slider(key="ratio_neurons").set_value(0).run())
+    assert page.button(key="run_encoder").disabled
+
+
+# ---- the list of steps ----------------------------------------------------------------------------------------
+
+
+def test_steps_are_added_moved_switched_off_and_removed() -> None:
+    page = speed()
+    checked(page.button(key="add_step").click().run())
+    assert plan(page) == "layers/subset keep=5 | neurons/obs ratio=0.3"
+    checked(page.slider(key="step1_ratio").set_value(50).run())
+    checked(page.button(key="step1_arrow_upward").click().run())
+    assert plan(page) == "neurons/obs ratio=0.5 | layers/subset keep=5"
+    checked(page.button(key="add_step").click().run())
+    checked(page.selectbox(key="step2_target").select("dimensions").run())
+    assert plan(page).endswith("layers/subset keep=5 | dimensions/svd ratio=0.3")
+    assert page.button(key="step2_arrow_upward").disabled, "encoder steps stand before dimensions"
+    checked(page.toggle(key="step1_on").set_value(False).run())
+    assert plan(page) == "layers/subset keep=5 | dimensions/svd ratio=0.3"
+    checked(page.button(key="step2_gone").click().run())
+    assert plan(page) == "layers/subset keep=5"
+    assert "This cut" in " ".join(m.value for m in page.markdown)
+
+
+def test_a_plan_that_cannot_be_is_said_beside_the_controls() -> None:
+    page = opened(ratio="40")
+    checked(page.button(key="add_step").click().run())
+    assert "neurons" in verdict(page)
+    checked(page.selectbox(key="step1_target").select("dimensions").run())
+    assert "two dimension cuts" in said(page)
+    assert page.slider(key="ratio").value == 40
+    checked(page.button(key="step1_gone").click().run())
+    assert verdict(page).startswith("#### Keep 230 of 384 dimensions: ")
+
+
+# ---- one real job ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory, espalier_home: Path) -> tuple[str, str]:
+    """A tiny model and a few texts, embedded and studied as the page's own job would."""
+    root = tmp_path_factory.mktemp("tiny")
+    model, texts = str(tiny_model("bert", root / "bert", lively=True)), root / "walks.csv"
+    rows = [" ".join(WORDS[(i * 3 + j * (1 + i % 4)) % len(WORDS)] for j in range(5 + i % 3)) for i in range(24)]
+    texts.write_text("text\n" + "\n".join(rows), encoding="utf-8")
+    commands.embed(build_parser().parse_args(["embed", "--model", model, "--data", str(texts)]), quiet)
+    return model, str(texts)
+
+
+def loaded(tiny: tuple[str, str]) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    model, texts = tiny
+    page.session_state["models"], page.session_state["datasets"] = {model: "tiny"}, {texts: "walks"}
+    page.session_state["model"], page.session_state["data"] = model, texts
+    page.session_state["wish"] = "speed"
+    return checked(page.run())
+
+
+def run() -> jobs.Status:
+    return next(s for s in jobs.runs() if s.argv[0] == "prune")
+
+
+def test_a_cut_is_measured_goes_out_of_date_and_comes_back(tiny: tuple[str, str]) -> None:
+    page = loaded(tiny)
+    assert "1 of 2 layers: not measured yet" in verdict(page)
+    checked(page.button(key="run_encoder").click().run())
+    until = time.monotonic() + 120
+    while not (found := run()).ended and time.monotonic() < until:
+        time.sleep(0.2)
+    assert found.state == "done", found.error
+    checked(page.run())
+    measured = verdict(page)
+    answer = jobs.result(found.id)
+    assert answer is not None
+    kept = next(iter(answer["retention"].values()))["ndcg@10"]["ratio"]
+    assert f"{100 * kept:.1f} %" in measured
+    assert "random units with the same reconstruction" in measured
+    assert f"Encoding measured {answer['speedup']['measured']:.2f}x" in measured
+    assert "Verified" in said(page)
+    assert len(page.get("download_button")) == 1
+    assert "layers/subset keep=1" in command(page)
+    first = page.metric[0].value
+    cutting(page, "neurons")
+    assert "Out of date - run again" in said(page)
+    assert "not measured yet" in verdict(page)
+    assert any("Last measured" in m.value and "layers/subset keep=1" in m.value for m in page.markdown)
+    assert page.metric[0].value == first
+    assert len(page.get("download_button")) == 0
+    cutting(page, "layers")
+    assert verdict(page) == measured
+    at(page, "compare")
+    checked(page.segmented_control(key="against").set_value("model_bytes").run())
+    assert any("layers/subset keep=1" in str(d.value) for d in page.dataframe)
+
+
+def test_a_killed_worker_leaves_the_page_up(tiny: tuple[str, str]) -> None:
+    page = cutting(loaded(tiny), "width")
+    checked(page.button(key="run_encoder").click().run())
+    status, until = run(), time.monotonic() + 20
+    while not (jobs.folder(status.id) / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(int((jobs.folder(status.id) / "pid").read_text()), signal.SIGKILL)
+    while not run().ended and time.monotonic() < until:
+        time.sleep(0.05)
+    checked(page.run())
+    assert "The worker ended without a result (killed, or out of memory)" in said(page)
+    assert page.button(key="run_encoder").label == "Try again"
+    assert "hidden channels: not measured yet" in verdict(page)
+
+
+def test_texts_that_are_not_embedded_are_warned_of(tiny: tuple[str, str]) -> None:
+    page = loaded(tiny)
+    assert "calibrate on what will be embedded" not in said(page)
+    page.session_state["fit_on_spec"] = "sample"
+    model, texts = tiny
+    args = ["embed", "--model", model, "--data", texts, "--fit-on", "sample"]
+    commands.embed(build_parser().parse_args(args), quiet)
+    checked(page.run())
+    assert "calibrate on what will be embedded" in said(page)
+
+
+def test_what_an_architecture_lacks_is_named(tmp_path: Path, tiny: tuple[str, str]) -> None:
+    model = str(tiny_model("static", tmp_path / "static"))
+    commands.embed(build_parser().parse_args(["embed", "--model", model, "--data", tiny[1]]), quiet)
+    page = loaded((model, tiny[1]))
+    assert "Not possible here: Layers, Feed-forward neurons, Attention heads, Hidden width" in said(page)
+    assert page.selectbox(key="target").options == ["Dimensions of the vectors"]
+    checked(page.segmented_control(key="wish").set_value("model").run())
+    assert page.selectbox(key="target").options == ["Vocabulary (token rows)"]
