@@ -24,7 +24,7 @@ from core.calibration import CalibrationTexts
 from core.cuts import Work, perform
 from core.embedding import DERIVED, SHAPES, encode, load, prompt_of
 from core.encoders import ModelInfo, describe
-from core.errors import Fault
+from core.errors import Fault, InputError
 from core.evaluate.cost import peak_bytes
 from core.gate import check_config, check_weights
 from core.methods.weights import WeightMethod
@@ -34,7 +34,7 @@ from core.store import check_manifest, home, new_folder
 from core.surgery.slicing import pad
 from core.types import Progress, Texts, digest, quiet
 
-_VERSION = "derived 2"  # raise it when a cut's computation changes, so that old folders are not found again
+_VERSION = "derived 3"  # raise it when a cut's computation changes, so that old folders are not found again
 _TOLERANCE = 1e-5
 
 
@@ -87,6 +87,8 @@ def derive(model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int = 0, p
     calibration texts. Raises InputError for what the architecture cannot do, Fault where the saved model differs.
     """
     check(model, steps)
+    if not len(fit):
+        raise InputError("no texts to calibrate on (0, at least 1 is wanted): give a corpus with --data or --fit-on")
     key = digest(_VERSION, model.fingerprint, fit.fingerprint, str(Plan(tuple(steps))), str(seed))
     folder = home() / "derived" / key
     try:

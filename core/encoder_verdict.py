@@ -83,16 +83,15 @@ def _fast(report: Json) -> str:
 
 
 def table(report: Json) -> list[dict[str, Any]]:
-    """One row for each data set and measure, as it was judged."""
+    """One row for each data set and measure, as it was judged; shares in percent."""
     out = []
     for data, measures in report["retention"].items():
         for measure, r in measures.items():
             chance = report["random_baseline"].get(data, {}).get(measure, {})
-            out.append({
-                "data": data, "measure": MEASURE_NAMES.get(measure, measure), "before": number(r["before"]),
-                "after": number(r["after"]), "kept": number(r["ratio"]), "low": number(r["low"]),
-                "high": number(r["high"]), "p": number(r["p_value"]), "random": number(chance.get("ratio")),
-            })  # fmt: skip
+            shares = {"kept": r["ratio"], "low": r["low"], "high": r["high"], "random": chance.get("ratio")}
+            row = {"data": data, "measure": MEASURE_NAMES.get(measure, measure), "before": number(r["before"]),
+                   "after": number(r["after"])}  # fmt: skip
+            out.append(row | {f"{k}, %": 100 * number(v) for k, v in shares.items()} | {"p": number(r["p_value"])})
     return out
 
 
@@ -131,10 +130,8 @@ def estimate_words(answer: Json | None, cut: Cut) -> str:
     if answer is None or value is None:
         return "Nothing has run yet: sizes and ideal speed are arithmetic, quality is unknown until it is measured."
     name = MEASURE_NAMES.get(answer["measure"], answer["measure"])
-    return (
-        f"Estimate: about {percent(value)} of {name} kept, from the sensitivity curve of this cut alone "
-        f"(sample of {answer['sample']['words']}). Not measured yet."
-    )
+    kept = f"about {percent(value)} of {name} kept" if value < 1 else f"nothing of {name} lost"
+    return f"Estimate: {kept}, by the sensitivity curve of this cut alone (sample of {answer['sample']['words']})."
 
 
 def budgeted(answer: Json, floor: float) -> dict[str, Any]:

@@ -27,7 +27,7 @@ def _figure(data: list[dict[str, Any]], title: str, height: int = 380, **layout:
     import plotly.graph_objects as go
 
     base: dict[str, Any] = {
-        "title": {"text": "<br>".join(textwrap.wrap(title, 46)), "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        "title": {"text": _wrapped(title), "font": {"size": 15}, "x": 0, "xanchor": "left"},
         "height": height,
         "margin": {"l": 48, "r": 12, "t": 58, "b": 44},
         "paper_bgcolor": "rgba(0,0,0,0)",
@@ -36,6 +36,11 @@ def _figure(data: list[dict[str, Any]], title: str, height: int = 380, **layout:
         "hoverlabel": {"align": "left"},
     }
     return go.Figure({"data": data, "layout": base | layout}, _validate=False)
+
+
+def _wrapped(title: str) -> str:
+    """Lines of a title; a number and its percent sign stay together."""
+    return "<br>".join(textwrap.wrap(title.replace(" %", "\u00a0%"), 46)).replace("\u00a0%", " %")
 
 
 def curve_title(found: Study, measure: str, floor: float) -> str:
@@ -251,7 +256,11 @@ def _plain_text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-AGAINST = {"bytes": "bytes per vector", "model_bytes": "bytes of the model file", "encoding": "encoding time, share"}
+AGAINST = {
+    "bytes": "bytes per vector",
+    "model_bytes": "bytes of the model file",
+    "encoding": "encoding time, share left",
+}
 
 
 def tried(rows: Sequence[Mapping[str, Any]], measure: str, against: str = "bytes") -> Any:

@@ -271,7 +271,7 @@ class Removal:
         out = [
             f"quality is {measure} as a share of the unpruned encoder's {base:.3f} on this sample: few texts{easier}; "
             "it moves by chance, while the mean cosine to the unpruned embeddings is far less noisy",
-            f"the curve is the whole cut, with {how}, calibrated on at most {len(self.texts.documents):,} documents and "
+            f"the curve is the whole cut, with {how}, calibrated on up to {len(self.texts.documents):,} documents and "
             f"{len(self.texts.short):,} short texts",
         ]
         if self.step.target in ("heads", "neurons", "weights"):

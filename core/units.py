@@ -249,7 +249,7 @@ def trained_gates(context: EncoderContext, steps: int, strength: float, seed: in
 # ---- removing, and looking ------------------------------------------------------------------------------------
 
 
-def damage(context: EncoderContext, removed: Sequence[Sequence[int]], most: int = 96) -> NDArray[np.float64]:
+def damage(context: EncoderContext, removed: Sequence[Sequence[int]], most: int = 64) -> NDArray[np.float64]:
     """Mean 1 - cosine to the dense embedding without these layers (or units of row 0), for every set in `removed`."""
     import torch
 

@@ -240,6 +240,21 @@ def test_a_killed_worker_leaves_the_page_up(tiny: tuple[str, str]) -> None:
     assert "hidden channels: not measured yet" in verdict(page)
 
 
+def test_what_was_set_for_another_model_is_brought_into_range(tiny: tuple[str, str]) -> None:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    checked(page.run())
+    checked(page.segmented_control(key="wish").set_value("speed").run())
+    assert page.slider(key="keep_layers").value == 5
+    checked(page.button(key="add_step").click().run())
+    model, texts = tiny
+    page.session_state["models"], page.session_state["datasets"] = {model: "tiny"}, {texts: "walks"}
+    checked(page.run())
+    page.selectbox(key="model").select(model)
+    page.selectbox(key="data").select(texts)
+    checked(page.run())
+    assert plan(page) == "layers/subset keep=2 | neurons/obs ratio=0.3"
+
+
 def test_texts_that_are_not_embedded_are_warned_of(tiny: tuple[str, str]) -> None:
     page = loaded(tiny)
     assert "calibrate on what will be embedded" not in said(page)

@@ -172,7 +172,8 @@ def test_noise_zeros_and_what_is_not_defined(bert: ModelInfo, report: dict[str, 
     empty = copy.deepcopy(report)
     empty["retention"]["d"]["ndcg@10"] |= dict.fromkeys(("ratio", "low", "high", "p_value"))
     assert "not defined" in encoder_verdict.sentence(bert, empty, "d", "ndcg@10")[0]
-    assert math.isnan(encoder_verdict.table(empty)[0]["kept"])
+    assert encoder_verdict.table(report)[0]["kept, %"] == pytest.approx(95.0)
+    assert math.isnan(encoder_verdict.table(empty)[0]["kept, %"])
     zeros = report | {"resolved_plan": str(plan_of("weights/magnitude ratio=0.5"))}
     first, second = encoder_verdict.sentence(bert, zeros, "d", "ndcg@10")
     assert first.startswith("50 % of the weights set to zero: 95.0 % kept")

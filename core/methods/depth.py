@@ -99,7 +99,7 @@ class LeaveOneOut(Layers):
         criterion="leave-one-out",
         label="Leave one out",
         idea="Remove each layer alone and look how far the sentence embeddings move; keep the ones that are missed.",
-        cost="One pass over 96 texts for each layer.",
+        cost="One pass over 64 texts for each layer.",
         benefits=f"Measures what is wanted: the loss without the layer. {_GAIN}",
         limits=f"Two layers can be spared alone and not together. {_LIMIT}",
         reference="Sajjad et al., On the Effect of Dropping Layers, arXiv 2004.03844.",
@@ -116,7 +116,7 @@ class LeaveOneOut(Layers):
 class Subset(Layers):
     """Try every set of layers of the wanted size and keep the best; greedy where there are more than 300.
 
-    C(L, k) passes over 96 texts: 20 for half of six layers.
+    C(L, k) passes over 64 texts: 20 for half of six layers.
     """
 
     card: ClassVar[Card] = Card(
@@ -124,7 +124,7 @@ class Subset(Layers):
         criterion="subset",
         label="Best subset",
         idea="Try every set of layers of the wanted size and keep the set whose embeddings stay nearest.",
-        cost="One pass over 96 texts for each set: 20 for half of six layers; greedy beyond 300 sets.",
+        cost="One pass over 64 texts for each set: 20 for half of six layers; greedy beyond 300 sets.",
         benefits=f"Finds layers that can be spared together. {_GAIN}",
         limits=f"Judged by the cosine to the unpruned embedding. {_LIMIT}",
         reference="Exhaustive search; on sets of layers see Sajjad et al., arXiv 2004.03844.",

@@ -62,11 +62,23 @@ def rebuild(
     here, there = Walker.start(student, batches), Walker.start(teacher, batches)
     for layer in range(layers):
         progress(f"layer {layer + 1} of {layers}: cutting and refitting", layer, layers)
-        targets = _targets(there, origins[layer], follow[layer] - 1)
+        last = follow[layer] - 1
+        if reconstruct == "least-squares" and last > origins[layer]:
+            _take_norm(student, layer, teacher, last, cuts.channels)
+        targets = _targets(there, origins[layer], last)
         _sublayer(here, False, targets[0], cuts, reconstruct)
-        here.renew()
         here.step(_sublayer(here, True, targets[1], cuts, reconstruct))
     progress("cutting and refitting", 1, 1)
+
+
+def _take_norm(student: Anatomy, layer: int, teacher: Anatomy, last: int, channels: Ints | None) -> None:
+    """Before a gap, the sum that is aimed at passes the norm of the last layer that is gone: take that norm over."""
+    import torch
+
+    mine, its = student.norm(layer, True), teacher.norm(last, True)
+    with torch.no_grad():
+        for one, other in zip(*(() if m is None else m.parameters() for m in (mine, its)), strict=True):
+            one.copy_(other if channels is None else other[torch.as_tensor(channels)])
 
 
 def _targets(there: Walker, first: int, last: int) -> tuple[Tensors, Tensors]:

@@ -48,11 +48,6 @@ class Walker:
         calls = [[(args, kwargs) for _, args, kwargs in one] for one in seen]
         return cls(view, batches, [valid(b) for b in batches], [one[0][0] for one in seen], calls)
 
-    def renew(self) -> None:
-        """Look again at how layers are called: cutting heads changes a bias that MPNet's layers share."""
-        if self.view.shared_heads:
-            self.calls = Walker.start(self.view, self.batches).calls
-
     def look(self, spots: Sequence[Spot], whole: bool = True) -> list[Tensors]:
         """What passes these spots of the layer stood before; without `whole` the layer stops at the last of them."""
         import torch

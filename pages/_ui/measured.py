@@ -13,15 +13,19 @@ from core.bench import Bench
 from core.encoder_verdict import number
 from core.plan import parse
 from core.verdict import MEASURE_NAMES, percent
-from pages._ui import takeaway, views
+from pages._ui import jobs, takeaway, views
 from pages._ui.session import Choice
 
 
 def show(bench: Bench, choice: Choice, report: dict[str, Any], argv: list[str], data: str, measure: str) -> None:
     cards(report, data, measure)
     with st.container(border=True):
+        st.markdown("**Every data set**", help="Retention with its 95 % interval, beside random units with the same "
+                    "reconstruction.")  # fmt: skip
+        _table(report)
+    with st.container(border=True):
         st.markdown("**Hurt most**", help="The slices that lost most; the mean hides them.")
-        _slices(report, data, measure)
+        _slices(report, data)
         _known(report)
     with st.container(border=True):
         st.markdown("**Take it away**")
@@ -41,12 +45,21 @@ def cards(report: dict[str, Any], data: str, measure: str) -> None:
         "Neighbours kept",
         percent(number(moved.get("neighbour_overlap@10"))),
         border=True,
-        help="The share of a document's ten nearest neighbours that are still among its ten nearest.",
+        help="The share of a document's ten nearest neighbours that are still among its ten nearest; below it the "
+        "mean cosine of a document's vector to the unpruned model's.",
     )
-    columns[-1].caption(f"of 10; cosine to unpruned {number(moved.get('cosine')):.3f}")
+    columns[-1].caption(f"of 10; cosine {number(moved.get('cosine')):.3f}")
 
 
-def _slices(report: dict[str, Any], data: str, measure: str) -> None:
+def _table(report: dict[str, Any]) -> None:
+    share, figure = (st.column_config.NumberColumn(format=f) for f in ("%.1f", "%.3f"))
+    config: Any = dict.fromkeys(("before", "after", "p"), figure)
+    config |= dict.fromkeys((f"{k}, %" for k in ("kept", "low", "high", "random")), share)
+    table = pd.DataFrame(encoder_verdict.table(report))
+    st.dataframe(table, hide_index=True, height="content", column_config=config)
+
+
+def _slices(report: dict[str, Any], data: str) -> None:
     parts = report["slices"].get(data, [])
     if not parts:
         st.caption("No slices: this data set has one figure for all of it.")
@@ -64,18 +77,16 @@ def _slices(report: dict[str, Any], data: str, measure: str) -> None:
 
 
 def _known(report: dict[str, Any]) -> None:
-    """The whole table, token coverage, what was rounded, and what a reader must know."""
+    """Token coverage, what was rounded, and what a reader must know."""
     covered = encoder_verdict.coverage_words(report)
     if covered:
         st.markdown(f"Vocabulary: {views.plain(covered)}")
     if report["rounded"]:
         st.caption(f"Rounded: {views.plain('; '.join(report['rounded']))}.")
-    row = st.container(horizontal=True)
-    with row.popover("Every figure", icon=":material/table:"):
-        st.dataframe(pd.DataFrame(encoder_verdict.table(report)).round(4), hide_index=True)
-    with row.popover("What to know about these figures", icon=":material/info:"):
-        for note in report["notes"]:
-            st.markdown(f"- {views.plain(note)}")
+    if report["notes"]:
+        with st.popover("Notes of this run", icon=":material/info:"):
+            for note in report["notes"]:
+                st.markdown(f"- {views.plain(note)}")
 
 
 def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
@@ -83,7 +94,8 @@ def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
     onnx, place = done.get("format") == "onnx", Path(str(done.get("path", "")))
     if "max_difference" in done:
         how = "compared with torch text by text" if onnx else "reopened in a fresh process"
-        st.success(f"**Verified**: {how}, largest difference {done['max_difference']:.1e}.", icon=":material/verified:")
+        apart = f"{done['max_difference']:.1e}" if done["max_difference"] else "0"
+        st.success(f"**Verified**: {how}, largest difference {apart}.", icon=":material/verified:")
     archive = Path(done["zip"]) if done.get("zip") else None
     if archive is not None and archive.exists():
         st.download_button(
@@ -98,7 +110,8 @@ def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
         )
         st.caption(f"Also at `{place}`, with its card and recipe.")
     else:
-        st.caption("The files are gone from this machine's disk: run the command again.")
+        st.caption("The files are gone from this machine's disk.")
+        st.button("Write them again", key="write_again", on_click=jobs.again, args=(argv, "Cut, judge & verify"))
     takeaway.copies(takeaway.command(choice, parse(report["resolved_plan"]), "pruned-model", done.get("format", "")),
                     _onnx_python(place) if onnx else takeaway.python(str(place)))  # fmt: skip
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import streamlit as st
@@ -85,9 +86,7 @@ def cut(model: ModelInfo, step: Step, prefix: str = "") -> Step:
     """The step with its cut: layers by how many stay, everything else by the pruning ratio."""
     name = step.target
     if name == "layers":
-        count = max(model.layers, 2)
-        keep = st.slider("Layers kept", 1, count, max(1, count - 1), help=ABOUT[name], **kept(f"{prefix}keep_layers"))
-        return step.with_cut(keep=int(keep))
+        return step.with_cut(keep=_layers_kept(model, f"{prefix}keep_layers", kept))
     top = (0, 96, 1) if name == "dimensions" else (0, 90, 5)
     value = st.slider(
         "Pruning ratio",
@@ -100,6 +99,14 @@ def cut(model: ModelInfo, step: Step, prefix: str = "") -> Step:
         **kept(ratio_key(name, prefix)),
     )
     return step.with_cut(ratio=value / 100)
+
+
+def _layers_kept(model: ModelInfo, key: str, settings: Callable[..., dict[str, Any]]) -> int:
+    """How many layers stay; a number that was set for a deeper model becomes what this one has."""
+    count = max(model.layers, 2)
+    if st.session_state.get(key, 1) > count:
+        st.session_state[key] = count
+    return int(st.slider("Layers kept", 1, count, count - 1, help=ABOUT["layers"], **settings(key)))
 
 
 def ratio_key(name: str, prefix: str = "") -> str:
@@ -135,6 +142,8 @@ def composed(this: str) -> bool:
 def combine(bench: Bench, step: Step) -> Plan:
     """The list of steps that this cut is combined with, and the plan that they make together."""
     order = _ordered(step.target)
+    if len(order) == 1 and targets(bench.model.architecture) == ("dimensions",):
+        return Plan((step,))
     found: list[Step] = []
     with st.expander("Combine with …", expanded=len(order) > 1, key="combine"):
         for place, row in enumerate(order):
@@ -158,6 +167,8 @@ def _row(bench: Bench, row: int, place: int, order: list[int], this: Step) -> St
         head.button("", icon=":material/delete:", key=_key(row, "gone"), on_click=_remove, args=(row,),
                     help="Remove this step.")  # fmt: skip
         possible = [t for t in LABELS if t in targets(bench.model.architecture)]
+        if st.session_state.get(_key(row, "target")) not in possible:  # another model since
+            st.session_state[_key(row, "target")] = possible[0]
         name = st.selectbox("Cut also", possible, format_func=LABELS.get, key=_key(row, "target"),
                             persist_state="session")  # fmt: skip
         known = registry.names(name)
@@ -169,12 +180,15 @@ def _row(bench: Bench, row: int, place: int, order: list[int], this: Step) -> St
 
 def _small_cut(model: ModelInfo, step: Step, row: int) -> Step:
     """The cut of an added step; it keeps its value across pages but does not go into the link."""
-    more: dict[str, Any] = {"persist_state": "session"}
     if step.target == "layers":
-        count = max(model.layers, 2)
-        return step.with_cut(keep=int(st.slider("Layers kept", 1, count, count - 1, key=_key(row, "keep"), **more)))
-    value = st.slider("Pruning ratio", 0, 90, _START, 5, format="%d %%", key=_key(row, "ratio"), **more)
+        return step.with_cut(keep=_layers_kept(model, _key(row, "keep"), _stays))
+    value = st.slider("Pruning ratio", 0, 90, _START, 5, format="%d %%", **_stays(_key(row, "ratio")))
     return step.with_cut(ratio=value / 100)
+
+
+def _stays(key: str) -> dict[str, Any]:
+    """Arguments of a widget whose value survives page switches and does not stand in the URL."""
+    return {"key": key, "persist_state": "session"}
 
 
 def _move(head: Any, place: int, order: list[int], this: str) -> None:
