@@ -102,8 +102,17 @@ def caption(model: ModelInfo, plan: Plan) -> str:
     return "; ".join(words(model, plan)) + (f" (snapped: {', '.join(snapped)})" if snapped else "") + "."
 
 
-def reload_words(why: str) -> str:
-    """How the download will load: plainly, or as ONNX and why."""
+def form(plan: Plan, why: str) -> str:
+    """The export format that can hold a plan; `why` is what no stock config can declare."""
+    if any(registry.card(s.name).two_maps for s in plan.steps):
+        return "vectors"
+    return "onnx" if why else "sentence-transformers"
+
+
+def reload_words(plan: Plan, why: str) -> str:
+    """How the download will load: plainly, as ONNX and why, or as vectors where one model cannot hold the plan."""
+    if form(plan, why) == "vectors":
+        return "Download as vectors and two matrices: queries and documents are mapped differently."
     if not why:
         return "Reloads plainly: `SentenceTransformer(path)`."
     return f"Download as ONNX, which carries any shape: plain sentence-transformers cannot declare {why}."

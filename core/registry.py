@@ -123,6 +123,13 @@ def _check_order(steps: list[Step]) -> None:
     stages = [STAGES.get(s.target, 1) for s in steps]
     if stages != sorted(stages):
         raise PlanError("the order is encoder steps, then dimensions, then vectors, then quantize: move the steps")
+    targets = [s.target for s in steps if STAGES.get(s.target) == 0]
+    if "weights" in targets and targets[targets.index("weights") :] != ["weights"] * targets.count("weights"):
+        later = next(t for t in targets[targets.index("weights") :] if t != "weights")
+        raise PlanError(
+            f"{later}/... after weights/... would fill the zeros again or cut them away: put weights last of the "
+            "encoder's steps"
+        )
     for target in {s.target for s in steps}:
         if sum(s.target == target for s in steps) > 1 and target == "dimensions":
             raise PlanError("two dimension cuts in one plan: the second would cut what the first left; keep one")

@@ -155,6 +155,7 @@ def test_sweep_judges_every_ratio_of_an_encoder_method(shop: Path) -> None:
         ("neurons/obs ratio=0.5 reconstruct=maybe", "bert", ("reconstruct=maybe", "least-squares")),
         ("neurons/obs", "bert", ("needs a cut",)),
         ("dimensions/svd keep=8 | neurons/obs ratio=0.5", "bert", ("order", "encoder steps")),
+        ("weights/magnitude ratio=0.5 | neurons/obs ratio=0.5", "bert", ("zeros", "weights last")),
         ("neurons/best ratio=0.5", "bert", ("neurons/best", "neurons/obs")),
     ],
 )

@@ -79,8 +79,16 @@ def test_words_count_step_after_step(bert: ModelInfo) -> None:
 
 
 def test_the_download_says_why_it_is_onnx(bert: ModelInfo) -> None:
-    assert "plainly" in meter.reload_words(meter.leaves(bert, plan_of("neurons/obs ratio=0.5")).why)
-    assert "ONNX" in meter.reload_words(meter.leaves(bert, plan_of("heads/obs ratio=0.5")).why)
+    for text, form, words in (
+        ("neurons/obs ratio=0.5", "sentence-transformers", "plainly"),
+        ("heads/obs ratio=0.5", "onnx", "ONNX"),
+        ("neurons/obs ratio=0.5 scope=global", "onnx", "ONNX"),
+        ("layers/subset keep=1 | dimensions/bilinear ratio=0.5", "vectors", "two matrices"),
+    ):
+        plan = plan_of(text)
+        why = meter.leaves(bert, plan).why
+        assert meter.form(plan, why) == form
+        assert words in meter.reload_words(plan, why)
 
 
 def test_zeros_gain_nothing_and_nothing_is_measured_before_it_ran(bert: ModelInfo) -> None:

@@ -30,7 +30,7 @@ def controls(bench: Bench, choice: Choice, step: Step, floor: float) -> tuple[St
         place.error(views.plain(str(e)))
         return step, None
     with place:
-        st.caption(f"{meter.caption(bench.model, plan)} {meter.reload_words(will.why)}")
+        st.caption(f"{meter.caption(bench.model, plan)} {meter.reload_words(plan, will.why)}")
         sensitivity.mark(choice, step, floor)
         if not bench.inside:
             st.warning(
@@ -53,7 +53,7 @@ def _meter(bench: Bench, plan: Plan, report: dict[str, Any] | None) -> None:
 def command(bench: Bench, choice: Choice, plan: Plan) -> list[str]:
     """The run that cuts, judges and exports a resolved plan."""
     place = store.home() / "exports" / f"{plan.slug}-{digest(bench.fingerprint)[:8]}"
-    form = "onnx" if meter.leaves(bench.model, plan).why else ""
+    form = meter.form(plan, meter.leaves(bench.model, plan).why)
     return takeaway.command(choice, plan, str(place), form, draws=2)
 
 
@@ -92,7 +92,7 @@ def result(bench: Bench, choice: Choice, plan: Plan | None, data: str, measure: 
                 _run(plan, argv, stale=last is not None)
         if report is not None:
             st.session_state["measured"] = {"argv": argv, "choice": choice}
-            measured.show(bench, choice, report, argv, data, measure)
+            measured.show(choice, report, argv, data, measure)
             return
     if last is not None:
         _stale(bench, last["argv"], data, measure)

@@ -8,16 +8,17 @@ from typing import Any
 import pandas as pd
 import streamlit as st
 
-from core import encoder_verdict
-from core.bench import Bench
+from core import encoder_verdict, export
 from core.encoder_verdict import number
 from core.plan import parse
-from core.verdict import MEASURE_NAMES, percent
+from core.verdict import MEASURE_NAMES, gigabytes, percent
 from pages._ui import jobs, takeaway, views
 from pages._ui.session import Choice
 
+_KIND = {"onnx": "ONNX model", "vectors": "Vectors and matrices"}
 
-def show(bench: Bench, choice: Choice, report: dict[str, Any], argv: list[str], data: str, measure: str) -> None:
+
+def show(choice: Choice, report: dict[str, Any], argv: list[str], data: str, measure: str) -> None:
     cards(report, data, measure)
     with st.container(border=True):
         st.markdown("**Every data set**", help="Retention with its 95 % interval, beside random units with the same "
@@ -91,15 +92,15 @@ def _known(report: dict[str, Any]) -> None:
 
 def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
     done = report.get("export") or {}
-    onnx, place = done.get("format") == "onnx", Path(str(done.get("path", "")))
+    form, place = done.get("format", ""), Path(str(done.get("path", "")))
     if "max_difference" in done:
-        how = "compared with torch text by text" if onnx else "reopened in a fresh process"
+        how = "compared with torch text by text" if form == "onnx" else "reopened in a fresh process"
         apart = f"{done['max_difference']:.1e}" if done["max_difference"] else "0"
         st.success(f"**Verified**: {how}, largest difference {apart}.", icon=":material/verified:")
     archive = Path(done["zip"]) if done.get("zip") else None
     if archive is not None and archive.exists():
         st.download_button(
-            f"{'ONNX model' if onnx else 'Model'} {archive.stat().st_size / 1e6:,.0f} MB",
+            f"{_KIND.get(form, 'Model')} {gigabytes(archive.stat().st_size)}",
             archive.read_bytes,
             archive.name,
             "application/zip",
@@ -112,8 +113,9 @@ def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
     else:
         st.caption("The files are gone from this machine's disk.")
         st.button("Write them again", key="write_again", on_click=jobs.again, args=(argv, "Cut, judge & verify"))
-    takeaway.copies(takeaway.command(choice, parse(report["resolved_plan"]), "pruned-model", done.get("format", "")),
-                    _onnx_python(place) if onnx else takeaway.python(str(place)))  # fmt: skip
+    argv = takeaway.command(choice, parse(report["resolved_plan"]), "pruned-model", form)
+    code = {"onnx": _onnx_python(place), "vectors": export.vectors.SNIPPET}.get(form, takeaway.python(str(place)))
+    takeaway.copies(argv, code)
 
 
 def _onnx_python(place: Path) -> str:
