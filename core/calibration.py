@@ -161,15 +161,6 @@ def hooked(hooks: Sequence[tuple[Any, Callable[..., Any], bool]]) -> Iterator[No
             handle.remove()
 
 
-def scaled_input(factor: Callable[[], Any]) -> Callable[..., Any]:
-    """A pre-hook that multiplies a module's first input with factor()."""
-
-    def hook(_: Any, inputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        return (inputs[0] * factor(), *inputs[1:])
-
-    return hook
-
-
 def each_input(context: EncoderContext, modules: Sequence[tuple[str, Any]], see: Callable[[str, Any], None]) -> None:
     """Call see(name, x (tokens, p)) with what each module reads in each sampled batch, padding left out."""
     import torch

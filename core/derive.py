@@ -65,11 +65,6 @@ class Derived:
         return f"a {self.shape.kind} config cannot declare a feed-forward width that differs from layer to layer"
 
 
-def encoder_steps(plan: Plan) -> list[Step]:
-    """The steps of a resolved plan that cut the encoder, in order."""
-    return [s for s in plan.steps if isinstance(s, Step) and registry.STAGES.get(s.target) == 0]
-
-
 def check(model: ModelInfo, steps: Sequence[Step]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
     for step in steps:

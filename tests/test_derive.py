@@ -22,10 +22,11 @@ from core import registry, store
 from core.anatomy import Anatomy, Shape, check_target, targets
 from core.calibration import CalibrationTexts
 from core.cuts import Work, perform, random_plan
-from core.derive import Derived, derive, encoder_steps
+from core.derive import Derived, derive
 from core.embedding import DERIVED, SHAPES, encode, load
 from core.encoders import ModelInfo, open_model
 from core.errors import Cancelled, InputError, PlanError
+from core.pipeline import split
 from core.plan import Cut, Plan, parse
 from core.planned import planned
 from core.surgery.tokens import read_tokenizer
@@ -85,7 +86,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 
 def steps(sentence: str, seed: int | None = None) -> list[Any]:
     quick = [s + QUICK.get(s.split()[0].split("/")[1], "") for s in sentence.split(" | ")]
-    return encoder_steps(registry.resolve(parse(" | ".join(quick)), seed))
+    return split(registry.resolve(parse(" | ".join(quick)), seed))[0]
 
 
 def cut(model: ModelInfo, sentence: str, seed: int = 0) -> Derived:

@@ -27,11 +27,11 @@ class Layers(EncoderMethod):
         True, (True, False), "a linear map from the shorter encoder's embedding to the unpruned one's (ridge)"
     )
     reconstruct: str = choice(
-        "none", ("none", "least-squares"), "refit the remaining layers' outputs to the unpruned residual stream"
+        "least-squares",
+        ("none", "least-squares"),
+        "refit the remaining layers' outputs to the unpruned residual stream",
     )
-    calibration: int = option(
-        30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000
-    )
+    calibration: int = option(30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000)
 
     def rank(self, context: EncoderContext) -> Importance:
         """One score per layer in one row, higher = keep; ModernBERT's first layer cannot go (it has no norm)."""

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from core.anatomy import Anatomy
 from core.surgery.least_squares import refit
 from core.surgery.rebuild import put
-from core.surgery.walk import Tensors, Walker, _first
+from core.surgery.walk import Tensors, Walker, first_of
 from core.types import Ints, Progress, quiet
 
 
@@ -52,12 +52,12 @@ def refit_width(
         wanted = dict(zip([*range(len(readers)), "up", "attention", "ffn", *_present(norms)], seen, strict=True))
         for i, linear in enumerate(mine.inputs(layer)):
             _refit_linear(here, linear, [w[..., _rows(its, origin, linear, heads[layer])] for w in wanted[i]])
-        _refit_sum(here, False, [_first(w)[..., channels] for w in wanted["attention"]])
+        _refit_sum(here, False, [first_of(w)[..., channels] for w in wanted["attention"]])
         _refit_norm(here, norms[0][0], wanted.get("norm 0"), channels)
         blocks = up.out_features // its.shape.inner[origin]
         rows = np.concatenate([neurons[layer] + b * its.shape.inner[origin] for b in range(blocks)])
         _refit_linear(here, mine.up(layer), [w[..., rows] for w in wanted["up"]])
-        _refit_sum(here, True, [_first(w)[..., channels] for w in wanted["ffn"]])
+        _refit_sum(here, True, [first_of(w)[..., channels] for w in wanted["ffn"]])
         _refit_norm(here, norms[1][0], wanted.get("norm 1"), channels)
         here.step()
     progress("refitting the narrower encoder", 1, 1)
@@ -84,7 +84,7 @@ def _refit_sum(here: Walker, ffn: bool, wanted: Tensors) -> None:
     """The output projection of a sublayer: the teacher's sum less the present residual."""
     out = here.sublayer(ffn).out
     x, y, total = here.look([(out, "input"), (out, "output"), here.sum_spot(ffn)], whole=False)
-    _solve(here, out, x, [w - (_first(t) - o) for w, t, o in zip(wanted, total, y, strict=True)])
+    _solve(here, out, x, [w - (first_of(t) - o) for w, t, o in zip(wanted, total, y, strict=True)])
 
 
 def _solve(here: Walker, linear: Any, inputs: Tensors, wanted: Tensors) -> None:

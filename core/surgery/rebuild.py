@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from core.anatomy import Anatomy
 from core.surgery.least_squares import Moments, refit
 from core.surgery.slicing import cut_heads, cut_neurons
-from core.surgery.walk import Tensors, Walker, _first
+from core.surgery.walk import Tensors, Walker, first_of
 from core.types import Ints, Progress, quiet
 
 Reconstruct = Literal["none", "bias", "least-squares"]
@@ -90,7 +90,7 @@ def _targets(there: Walker, first: int, last: int) -> tuple[Tensors, Tensors]:
         there.step()
         (ffn,) = there.look([there.sum_spot(True)])
     there.step()
-    return attention, [_first(f) for f in ffn]
+    return attention, [first_of(f) for f in ffn]
 
 
 def _sublayer(here: Walker, ffn: bool, wanted: Tensors, cuts: Cuts, reconstruct: Reconstruct) -> Tensors | None:
@@ -101,7 +101,7 @@ def _sublayer(here: Walker, ffn: bool, wanted: Tensors, cuts: Cuts, reconstruct:
     if cuts.channels is not None:
         wanted = [w[..., cuts.channels] for w in wanted]
     x, y, total = here.look([(sub.out, "input"), (sub.out, "output"), here.sum_spot(ffn)], whole=False)
-    residual = [_first(t) - o for t, o in zip(total, y, strict=True)]
+    residual = [first_of(t) - o for t, o in zip(total, y, strict=True)]
     moments = here.moments(x, [w - r for w, r in zip(wanted, residual, strict=True)])
     kept = torch.as_tensor(_cut(here.view, here.at, ffn, cuts, moments, reconstruct))
     if not ffn:

@@ -95,7 +95,7 @@ class Walker:
 
     def _run(self, batch: int) -> Any:
         args, kwargs = self.calls[batch][self.at]
-        return _first(self.view.layers[self.at](self.hidden[batch], *args, **kwargs))
+        return first_of(self.view.layers[self.at](self.hidden[batch], *args, **kwargs))
 
     def moments(self, inputs: Tensors, wanted: Tensors) -> Moments:
         """Moments of a projection's inputs and of what it should give, over real tokens."""
@@ -105,7 +105,7 @@ class Walker:
         return out
 
 
-def _first(output: Any) -> Any:
+def first_of(output: Any) -> Any:
     return output[0] if isinstance(output, tuple) else output
 
 

@@ -20,7 +20,7 @@ from core.plan import parse
 PLANS = (
     "neurons/obs ratio=0.5",
     "heads/obs ratio=0.5 | neurons/obs ratio=0.5",
-    "layers/subset keep=4 reconstruct=least-squares | neurons/obs ratio=0.375",
+    "layers/subset keep=4 | neurons/obs ratio=0.375",
     "layers/subset keep=5",
     "layers/subset keep=4",
     "width/variance ratio=0.25",

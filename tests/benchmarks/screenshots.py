@@ -25,7 +25,7 @@ LIMIT = 250_000
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking",
          "--disable-component-update", "--disable-sync"]  # fmt: skip
 WIDE, PHONE = {"width": 1440, "height": 1000}, {"width": 390, "height": 844}
-SLOW = 300_000  # milliseconds a training, an export or a map may take
+SLOW = 600_000  # milliseconds a training, an export or a map may take
 
 
 @contextmanager
@@ -91,6 +91,13 @@ def take(browser: Any, url: str) -> None:
     shoot(page, "queries")
     for ratio in (60, 75):
         prepared(page, url, ratio)
+    page.goto(f"{url}/?wish=faster+encoding&target=Feed-forward+neurons&ratio=50")
+    button, done = page.get_by_role("button", name="Cut, judge & verify"), page.get_by_text("Verified: reopened")
+    button.or_(done).first.wait_for()
+    if button.count():
+        button.click()
+    done.wait_for(timeout=SLOW)
+    shoot(page, "encoder")
     page.get_by_role("link", name="Compare").click()
     page.get_by_text("Cuts prepared so far").wait_for()
     page.set_viewport_size(WIDE | {"height": 1250})  # both figures; the table below them shows paths
