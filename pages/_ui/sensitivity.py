@@ -87,7 +87,8 @@ def _show(found: dict[str, Any], step: Step) -> None:
     figure = sensitivity_plots.sensitivity_map(found)
     views.chart(figure, _title(figure), "sensitivity_map", units.dropna(axis=1, how="all").round(5))
     figure = sensitivity_plots.sensitivity_layers(found)
-    views.chart(figure, _title(figure), "sensitivity_layers", layers.round(4))
+    views.chart(figure, _title(figure), "sensitivity_layers", layers.round(4), on_select=lambda: _clicked(found, step))
+    st.caption("Click a point of the curves to cut there.")
     st.caption(f"Measured on {views.plain(found['sample']['words'])}.")
     for note in found["notes"]:
         st.caption(f":material/info: {views.plain(note)}")
@@ -101,6 +102,15 @@ def _setting(step: Step, best: dict[str, Any]) -> tuple[str, int]:
     if step.target == "layers":
         return "keep_layers", int(best["kept"])
     return steps.ratio_key(step.target), encoder_verdict.in_steps(best["ratio"])
+
+
+def _clicked(found: dict[str, Any], step: Step) -> None:
+    """A click on a point of the curves moves the cut there."""
+    points = st.session_state["sensitivity_layers"]["selection"]["points"]
+    if points:
+        ratio = float(points[0]["x"]) / 100
+        kept = max(1, round(found["whole"] * (1 - ratio)))
+        _set(*_setting(step, {"ratio": ratio, "kept": kept}))
 
 
 def _set(key: str, value: int) -> None:
