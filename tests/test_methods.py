@@ -160,12 +160,7 @@ def exemptions(cls: Cls) -> dict[str, str]:
 
 @pytest.mark.parametrize(
     ("cls", "name"),
-    [
-        pytest.param(m, n, id=f"{m.card.name}:{n}")
-        for m in DIMENSIONS
-        for n in PROPERTIES
-        if n not in exemptions(m)
-    ],
+    [pytest.param(m, n, id=f"{m.card.name}:{n}") for m in DIMENSIONS for n in PROPERTIES if n not in exemptions(m)],
 )
 def test_property(cls: Cls, name: str) -> None:
     for on in CONTEXTS:

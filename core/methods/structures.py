@@ -38,9 +38,7 @@ class Structural(EncoderMethod):
     output_map: bool = choice(
         False, (False, True), "a linear map from the cut encoder's embedding to the unpruned one's (ridge)"
     )
-    calibration: int = option(
-        30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000
-    )
+    calibration: int = option(30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000)
 
 
 def _rank_random(m: Any, context: EncoderContext) -> units.Rows:

@@ -26,9 +26,7 @@ class Width(EncoderMethod):
     output_map: bool = choice(
         True, (True, False), "a linear map from the narrower embedding back to the unpruned one's (ridge)"
     )
-    calibration: int = option(
-        30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000
-    )
+    calibration: int = option(30_000, "calibration tokens, of a seeded sample of the corpus", 100, 10_000_000)
 
     def rank(self, context: EncoderContext) -> Importance:
         """One score per hidden channel in one row, higher = keep."""
