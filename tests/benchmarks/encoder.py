@@ -58,10 +58,10 @@ def row(bench: Bench, sentence: str) -> None:
     dense, small = shape_of(bench.model), derived.shape
     length = timing["mean_tokens"]
     share = small.flops_per_token(length) / dense.flops_per_token(length)
-    size = 4 * derived.info.parameters / 1e6
+    size, bar = 4 * derived.info.parameters / 1e6, r"\|"
     drift = cut.drift.summary
     print(
-        f"| `{sentence}` | {100 * share:.0f} % | {size:.1f} | {_kept(cut, 'scifact', 'ndcg@10')} | "
+        f"| `{sentence.replace('|', bar)}` | {100 * share:.0f} % | {size:.1f} | {_kept(cut, 'scifact', 'ndcg@10')} | "
         f"{_chance(cut, 'scifact', 'ndcg@10')} | {_kept(cut, 'sts-dev', 'spearman')} | "
         f"{_chance(cut, 'sts-dev', 'spearman')} | {drift['cosine']:.3f} | {drift['neighbour_overlap@10']:.3f} | "
         f"{timing['speedup']:.2f}x | {1 / share:.2f}x | {'yes' if derived.plain else 'ONNX'} | {seconds:.0f} |",
