@@ -19,7 +19,7 @@ from core.encoders import ModelInfo
 from core.errors import InputError
 from core.layouts import ARCHITECTURES, axes
 
-ENCODER_TARGETS = ("tokens", "weights", "neurons", "heads", "width", "layers")
+ENCODER_TARGETS = ("tokens", "neurons", "heads", "width", "layers", "weights")  # weights last: a refit would fill zeros
 
 
 @dataclass(frozen=True)

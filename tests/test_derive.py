@@ -347,9 +347,10 @@ def test_the_same_seed_makes_the_same_folder_and_another_one_another(
 
 def test_the_random_counterpart_has_the_same_cuts_and_the_same_refit() -> None:
     plan = registry.resolve(parse(
-        "tokens/frequency ratio=0.3 | weights/activation ratio=0.5 scope=global reconstruct=least-squares"
-        " | neurons/obs keep=40 calibration=5000 | heads/l1 ratio=0.5 reconstruct=bias steps=9 scope=global"
-        " | width/taylor ratio=0.25 reconstruct=none | layers/subset keep=1 output_map=false | dimensions/svd keep=8"
+        "tokens/frequency ratio=0.3 | neurons/obs keep=40 calibration=5000"
+        " | heads/l1 ratio=0.5 reconstruct=bias steps=9 scope=global | width/taylor ratio=0.25 reconstruct=none"
+        " | layers/subset keep=1 output_map=false"
+        " | weights/activation ratio=0.5 scope=global reconstruct=least-squares | dimensions/svd keep=8"
     ))  # fmt: skip
     found = random_plan(plan, 7)
     assert registry.resolve(found) == found

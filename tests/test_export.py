@@ -13,7 +13,8 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -29,7 +30,7 @@ from core.errors import Fault, InputError
 from core.export import check_destination, folder_hash, vectors, zipped
 from core.export.model_folder import write_model
 from core.export.proof import TOLERANCE
-from core.pipeline import reduce
+from core.pipeline import Cutting, reduce
 from core.plan import Step
 from core.select import apply
 from core.store import MANIFEST, check_manifest, new_folder
@@ -233,12 +234,17 @@ def test_the_export_passes_our_own_gate(cases: Cases) -> None:
             assert dict(again.parts)["projection"] >= reduction.matrix.size
 
 
+def cutting(bench: Bench, reduction: Reduction) -> Cutting:
+    """What `judge_cut` would hand over, as far as an export reads it."""
+    return cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None))
+
+
 def test_two_maps_are_refused_with_the_way_out(benches: dict[str, Bench], tmp_path: Path) -> None:
     bench = benches["static"]
     reduction = reduction_of(bench, "dimensions/bilinear")
     assert reduction.query_basis is not None
     with pytest.raises(InputError, match=r"dimensions/bilinear.*--format vectors"):
-        export.export_model(bench, reduction, {}, {"format": "sentence-transformers"}, tmp_path / "out")
+        export.export_model(bench, cutting(bench, reduction), {}, {"format": "sentence-transformers"}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -253,7 +259,7 @@ def test_a_model_that_differs_is_not_handed_out(
     wrong[3, 2] += 1e-3
     monkeypatch.setattr(export, "write_model", lambda m, r, into: write_model(m, replace(r, basis=wrong), into))
     with pytest.raises(Fault, match="differs from what was shown"):
-        export.export_model(bench, reduction, {}, {}, tmp_path / "out")
+        export.export_model(bench, cutting(bench, reduction), {}, {}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 

@@ -11,7 +11,8 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from core.bench import Bench, prepare
 from core.encoders import open_model
 from core.errors import EspalierError, Fault, InputError, ModelRefused
 from core.export.proof import Proof
+from core.pipeline import Cutting
 from core.plan import Cut
 from core.select import select
 from core.store import MANIFEST, check_manifest, get_arrays, new_folder, put_arrays, sweep_partials, write_atomic
@@ -314,9 +316,10 @@ def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
 
     def work() -> None:
         one = {"ms_batch1": 1.0, "texts_per_second": 1.0}
-        seen = {"peak_bytes": 1, "mean_tokens": 3.0, "speedup": 1.0, "models": {"source": one, "pruned": one}}
+        seen = {"peak_bytes": 1, "mean_tokens": 3.0, "speedup": 1.0, "models": {"dense": one, "pruned": one}}
         export.verify = lambda *_: Proof(0.0, 0.0, seen)  # in the child only
-        export.export_model(bench, reduction, report, request, out)
+        cut = cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None))
+        export.export_model(bench, cut, report, request, out)
 
     return work
 
