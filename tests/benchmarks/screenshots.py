@@ -91,12 +91,13 @@ def take(browser: Any, url: str) -> None:
     shoot(page, "queries")
     for ratio in (60, 75):
         prepared(page, url, ratio)
-    page.goto(f"{url}/?wish=faster+encoding&target=Feed-forward+neurons&ratio=50")
+    page.goto(f"{url}/?wish=faster+encoding&target=Feed-forward+neurons")
     button, done = page.get_by_role("button", name="Cut, judge & verify"), page.get_by_text("Verified: reopened")
     button.or_(done).first.wait_for()
     if button.count():
         button.click()
     done.wait_for(timeout=SLOW)
+    page.wait_for_timeout(6000)  # until the note that it is done has gone
     shoot(page, "encoder")
     page.get_by_role("link", name="Compare").click()
     page.get_by_text("Cuts prepared so far").wait_for()
