@@ -123,7 +123,8 @@ def _structures(work: Work, target: str, method: Any, cut: Cut) -> None:
     sequential = method.card.refits
     scores = None if sequential and not _shared(view, target) else method.rank(context)
     if method.scope == "global" and not _shared(view, target):
-        keep = _allocated(work, context, method, scores, keep, present)
+        multiple = MULTIPLE if target == "neurons" and cut.keep is None else 1  # an explicit keep never snaps
+        keep = _allocated(work, context, scores, keep, present, multiple)
     choose: Callable[[int, Any, Any], Ints]
     if scores is None:
         size = 1 if target == "neurons" else view.head_size
@@ -187,20 +188,16 @@ def _shared_choice(scores: Importance, keep: int) -> Ints:
 
 
 def _allocated(
-    work: Work, context: EncoderContext, method: Any, scores: Any, keep: Sequence[int], present: Sequence[int]
+    work: Work, context: EncoderContext, scores: Any, keep: Sequence[int], present: Sequence[int], multiple: int
 ) -> list[int]:
     """How many units each layer keeps when layers compete. OBS has no score across layers: Taylor decides for it."""
     if scores is None:
         scores = Importance("allocation", units.gauss_newton(context))
-    least = MULTIPLE if context.target == "neurons" else 1
     flat = np.concatenate(scores.scores)
     layer_of = np.repeat(np.arange(len(present)), present)
     order = np.argsort(-flat, kind="stable")
     count = np.bincount(layer_of[order[: sum(keep)]], minlength=len(present))
-    if context.target == "heads":
-        out = [max(least, int(c)) for c in count]
-    else:
-        out = [min(n, -(-max(least, int(c)) // MULTIPLE) * MULTIPLE) for c, n in zip(count, present, strict=True)]
+    out = [min(n, -(-max(1, int(c)) // multiple) * multiple) for c, n in zip(count, present, strict=True)]
     work.notes.append(f"{context.target} kept in each layer: {', '.join(map(str, out))}")
     return out
 

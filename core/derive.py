@@ -34,7 +34,7 @@ from core.store import check_manifest, home, new_folder
 from core.surgery.slicing import pad
 from core.types import Progress, Texts, digest, quiet
 
-_VERSION = "derived 3"  # raise it when a cut's computation changes, so that old folders are not found again
+_VERSION = "derived 4"  # raise it when a cut's computation changes, so that old folders are not found again
 _TOLERANCE = 1e-5
 
 

@@ -209,6 +209,12 @@ def test_a_ratio_of_neurons_snaps_up_and_a_number_never(
         assert rounded in "".join(found.rounded)
 
 
+def test_a_number_of_neurons_is_met_exactly_when_layers_compete(models: Mapping[str, ModelInfo]) -> None:
+    found = cut(models["bert"], "neurons/taylor keep=37 scope=global")
+    assert sum(found.shape.inner) == 37 * LAYERS
+    assert found.rounded == ()
+
+
 def test_width_goes_by_whole_heads(models: Mapping[str, ModelInfo]) -> None:
     found = cut(models["bert"], "width/magnitude ratio=0.6")
     assert (found.shape.width, found.shape.heads, found.info.dimension) == (16, (2, 2), WIDTH)
