@@ -88,7 +88,7 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     }
     plan = parse(args.plan)
     resolved = registry.resolve(plan, args.seed)
-    steps, _ = pipeline.split(resolved)
+    steps = registry.parts(resolved).encoder
     if args.rescore < 0:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
     info = open_model(args.model, progress)
@@ -113,8 +113,8 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 def _check_format(info: ModelInfo, plan: Plan, form: str) -> None:
     """Refuse, before any work, what the format cannot hold."""
-    steps, _ = pipeline.split(plan)
-    for step in plan.steps:
+    steps = registry.parts(plan).encoder
+    for step in plan.flat:
         if form != "vectors" and registry.card(step.name).two_maps:
             raise InputError(
                 f"{step.name} maps queries and documents differently, which one model cannot hold: use --format vectors"

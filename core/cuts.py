@@ -16,7 +16,7 @@ from core import registry, units
 from core.anatomy import Anatomy, Shape, duplicate
 from core.calibration import CalibrationTexts, EncoderContext, Importance, valid
 from core.methods.base import EncoderMethod
-from core.plan import Cut, Plan, Step
+from core.plan import Cut, Group, Plan, Step
 from core.planned import MULTIPLE, after
 from core.surgery.least_squares import eliminate
 from core.surgery.masks import cut_weights, sparse_speed
@@ -101,16 +101,19 @@ def perform(work: Work, step: Step, method: Any = None) -> None:
 
 def random_plan(plan: Plan, seed: int) -> Plan:
     """The same cuts with units drawn by chance, and the same reconstruction: what the criterion has to beat."""
-    steps: list[Any] = []
-    for step in plan.steps:
-        if isinstance(step, Step) and registry.STAGES.get(step.target) == 0 and step.cut is not None:
-            name = f"{step.target}/random"
-            known = registry.find(name).__dataclass_fields__
-            own = tuple((k, v) for k, v in step.options if k in known and k != "seed")
-            cut = tuple((k, v) for k, v in step.options if k in ("ratio", "keep"))
-            step = Step(name, (*cut, *own, ("seed", seed)))
-        steps.append(step)
-    return Plan(tuple(steps))
+
+    def drawn(step: Step) -> Step:
+        if registry.STAGES.get(step.target) != 0 or step.cut is None:
+            return step
+        name = f"{step.target}/random"
+        known = registry.find(name).__dataclass_fields__
+        own = tuple((k, v) for k, v in step.options if k in known and k != "seed")
+        cut = tuple((k, v) for k, v in step.options if k in ("ratio", "keep"))
+        return Step(name, (*cut, *own, ("seed", seed)))
+
+    return Plan(
+        tuple(replace(s, steps=tuple(map(drawn, s.steps))) if isinstance(s, Group) else drawn(s) for s in plan.steps)
+    )
 
 
 # ---- neurons and heads ----------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ from core.errors import Fault, InputError
 from core.evaluate.cost import peak_bytes
 from core.gate import check_config, check_weights
 from core.methods.weights import WeightMethod
-from core.plan import Plan, Step
+from core.plan import Group, Plan, Step
 from core.planned import planned
 from core.store import check_manifest, home, new_folder
 from core.surgery.slicing import pad
@@ -65,17 +65,19 @@ class Derived:
         return f"a {self.shape.kind} config cannot declare a feed-forward width that differs from layer to layer"
 
 
-def check(model: ModelInfo, steps: Sequence[Step]) -> None:
+def check(model: ModelInfo, steps: Sequence[Step | Group]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
-    for step in steps:
-        check_target(model.architecture, step.target)
+    for step in Plan(tuple(steps)).flat:
+        check_target(model.architecture, step.target if step.cut else "neurons")
         method = registry.build(step)
         if isinstance(method, WeightMethod) and step.cut is not None:
             method.check(step.cut.ratio)
     planned(model, steps)
 
 
-def derive(model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int = 0, progress: Progress = quiet) -> Derived:
+def derive(
+    model: ModelInfo, steps: Sequence[Step | Group], fit: Texts, seed: int = 0, progress: Progress = quiet
+) -> Derived:
     """Cut a copy of the encoder by these steps, or find the folder where that was done before.
 
     Methods learn from unlabelled `fit` texts. Memory: the model up to three times, and the hidden states of the
@@ -93,13 +95,16 @@ def derive(model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int = 0, p
     return _read(folder, model)
 
 
-def _make(folder: Path, model: ModelInfo, steps: Sequence[Step], fit: Texts, seed: int, progress: Progress) -> None:
+def _make(
+    folder: Path, model: ModelInfo, steps: Sequence[Step | Group], fit: Texts, seed: int, progress: Progress
+) -> None:
     start = time.perf_counter()
     progress("loading the encoder", 0, 1)
     source = load(model.path)
     texts = calibration_texts(model, fit, seed)
     work = Work.start(source, texts, seed, progress)
     for step in steps:
+        assert isinstance(step, Step)
         perform(work, step)
     work.facts |= {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_bytes()}
     probes = texts.probes()

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from core import live
 from core.errors import Cancelled, EspalierError, InputError
 from core.store import home, write_atomic
 from core.types import digest
@@ -194,6 +195,7 @@ class Recorder:
     def __init__(self, path: Path) -> None:
         self.path, self.what, self.begun, self.written = path, "", time.monotonic(), 0.0
         self.place = (0, 0)  # done and total of the last word
+        live.into(path)
         _be_the_first_to_go()
 
     def progress(self, what: str, done: int, total: int) -> None:

@@ -40,19 +40,12 @@ class Leaves:
     why: str
 
 
-def split(plan: Plan) -> tuple[list[Step], Step | None]:
-    """The encoder steps and the dimension cut behind them."""
-    steps = [s for s in plan.steps if isinstance(s, Step)]
-    return [s for s in steps if registry.STAGES.get(s.target) == 0], next(
-        (s for s in steps if s.target == "dimensions"), None
-    )
-
-
 def leaves(model: ModelInfo, plan: Plan) -> Leaves:
     """Sizes and the ideal speed-up (FLOPs of a text of 64 tokens). Raises PlanError for cuts that cannot be."""
-    steps, last = split(plan)
+    parts = registry.parts(plan)
+    steps, last = parts.encoder, parts.dimensions
     shape, rounded = planned(model, steps)
-    mapped = any(_mapped(s) for s in steps)
+    mapped = any(_mapped(s) for s in Plan(steps).flat)
     narrow = shape.width != model.width and model.dimension == model.width and not mapped
     dimension = shape.width if narrow else model.dimension
     parameters = shape.parameters + (shape.width * dimension + dimension if mapped else 0)
@@ -74,7 +67,7 @@ def _mapped(step: Step) -> bool:
 def words(model: ModelInfo, plan: Plan) -> list[str]:
     """One phrase for each step that cuts: how many units stay, of how many."""
     shape, dimension, said = shape_of(model), model.dimension, []
-    for step in (s for s in plan.steps if isinstance(s, Step) and s.cut is not None):
+    for step in (s for s in plan.flat if s.cut is not None and s.target in UNITS | {"weights": ""}):
         small, _ = after(shape, step, embedding_size(model))
         if step.target == "weights":
             said.append(f"{100 * (step.cut.ratio or 0.0):.0f} % of the weights set to zero")  # type: ignore[union-attr]
@@ -104,7 +97,7 @@ def caption(model: ModelInfo, plan: Plan) -> str:
 
 def form(plan: Plan, why: str) -> str:
     """The export format that can hold a plan; `why` is what no stock config can declare."""
-    if any(registry.card(s.name).two_maps for s in plan.steps):
+    if any(registry.card(s.name).two_maps for s in plan.flat):
         return "vectors"
     return "onnx" if why else "sentence-transformers"
 
@@ -120,7 +113,7 @@ def reload_words(plan: Plan, why: str) -> str:
 
 def only_zeros(plan: Plan) -> bool:
     """Whether a plan cuts nothing but single weights, which gains neither size nor speed."""
-    return bool(plan.steps) and all(isinstance(s, Step) and s.target == "weights" for s in plan.steps)
+    return bool(plan.steps) and all(s.target == "weights" for s in plan.flat)
 
 
 def rows(model: ModelInfo, plan: Plan, report: Mapping[str, Any] | None = None) -> list[tuple[str, str, float]]:

@@ -54,22 +54,11 @@ class Cutting:
     draws: int = RANDOM_DRAWS
 
 
-def split(plan: Plan) -> tuple[list[Step], Step | None]:
-    """The steps that cut the encoder, and the dimension cut behind them. Raises PlanError for what is not built."""
-    steps = [s for s in plan.steps if isinstance(s, Step)]
-    encoder = [s for s in steps if registry.STAGES.get(s.target) == 0]
-    dimensions = [s for s in steps if s.target == "dimensions"]
-    if len(encoder) + len(dimensions) != len(plan.steps) or not steps:
-        raise PlanError(
-            f"{plan}: only encoder cuts and one dimension cut can be run so far, e.g. neurons/obs ratio=0.5"
-        )
-    return encoder, dimensions[0] if dimensions else None
-
-
 def dimension_step(plan: Plan) -> Step:
     """The plan's one dimension cut. Raises PlanError where the plan holds anything else."""
-    encoder, step = split(plan)
-    if encoder or step is None:
+    parts = registry.parts(plan)
+    step = parts.dimensions
+    if parts.encoder or parts.codes or step is None:
         raise PlanError(f"{plan}: this needs one dimensions/... step alone; write e.g. dimensions/svd keep=128")
     return step
 
@@ -98,7 +87,8 @@ def judge_cut(
 ) -> Cutting:
     """Apply a plan and hold it against the unpruned model and random pruning. Raises PlanError for bad plans."""
     resolved = registry.resolve(plan, seed)
-    steps, step = split(resolved)
+    parts = registry.parts(resolved)
+    steps, step = parts.encoder, parts.dimensions
     derived = derive(bench.model, steps, bench.fit, seed, progress) if steps else None
     pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=step is not None)
     progress("ranking the units", 0, 1)
@@ -181,8 +171,9 @@ def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress
     found: dict[str, list[dict[str, float]]] = {j.name: [] for j in small.judges}
     for draw in range(draws):
         progress(f"random pruning, draw {draw + 1} of {draws}", draw, draws)
-        steps, step = split(random_plan(resolved, draw))
-        cut = rebased(small, derive(bench.model, steps, bench.fit, seed).info, fit=step is not None)
+        parts = registry.parts(random_plan(resolved, draw))
+        step = parts.dimensions
+        cut = rebased(small, derive(bench.model, parts.encoder, bench.fit, seed).info, fit=step is not None)
         _, reduction = reduce(cut, step)
         for judge in cut.judges:
             found[judge.name].append(figures(measure(judge, *reduced(judge, reduction), reduction.metric)))

@@ -109,6 +109,11 @@ class Plan:
         return " | ".join(map(str, self.steps))
 
     @property
+    def flat(self) -> tuple[Step, ...]:
+        """All steps; those of a group stand in its place, once."""
+        return tuple(s for step in self.steps for s in (step.steps if isinstance(step, Group) else (step,)))
+
+    @property
     def slug(self) -> str:
         """A file name: the words of the sentence and a short hash of all of it."""
         words = re.sub(r"[^a-z0-9]+", "-", str(self).lower()).strip("-")[:60].strip("-") or "dense"

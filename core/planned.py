@@ -15,7 +15,7 @@ from core.anatomy import Shape, shape_of
 from core.encoders import ModelInfo
 from core.errors import PlanError
 from core.layouts import axes, times
-from core.plan import Cut, Step
+from core.plan import Cut, Group, Plan, Step
 
 MULTIPLE = 8  # neurons are kept in multiples of this: sizes that matrix kernels like
 
@@ -75,11 +75,11 @@ def after(shape: Shape, step: Step, taken: int = 0) -> tuple[Shape, tuple[str, .
     return shape, ()
 
 
-def planned(model: ModelInfo, steps: Sequence[Step]) -> tuple[Shape, tuple[str, ...]]:
+def planned(model: ModelInfo, steps: Sequence[Step | Group]) -> tuple[Shape, tuple[str, ...]]:
     """The shape that these encoder steps leave, with its parameters, and what was rounded."""
     shape = shape_of(model)
     rounded: list[str] = []
-    for step in steps:
+    for step in Plan(tuple(steps)).flat:
         shape, said = after(shape, step, embedding_size(model))
         rounded += said
     return replace(shape, parameters=model.parameters + counted(model, shape) - counted(model, shape_of(model))), tuple(
@@ -95,10 +95,10 @@ def embedding_size(model: ModelInfo) -> int:
     return 0 if size == model.width else size
 
 
-def uneven(steps: Sequence[Step], shape: Shape) -> str:
+def uneven(steps: Sequence[Step | Group], shape: Shape) -> str:
     """Why no stock config can declare what these steps leave, or "" where one can."""
     if any(s.get("scope") == "global" and s.target in ("neurons", "heads") and s.cut and s.cut.ratio != 0
-           for s in steps):  # fmt: skip
+           for s in Plan(tuple(steps)).flat):  # fmt: skip
         return "layers that keep different numbers of neurons or heads (scope=global)"
     if shape.heads and not shape.even:
         return f"{shape.heads[0]} heads of {shape.head_size} in a width of {shape.width} ({shape.kind} ties the two)"

@@ -6,11 +6,11 @@ pages, the README table and the property battery find it from here.
 
 from __future__ import annotations
 
-from dataclasses import fields
+from dataclasses import dataclass, fields
 from typing import Any
 
 from core.errors import PlanError
-from core.methods import axes, depth, learned, rotations, structures, tokens, weights, width
+from core.methods import axes, depth, learned, rotations, schedule, structures, tokens, weights, width
 from core.methods.base import Card, Method
 from core.plan import Group, Plan, Step, Value
 
@@ -45,11 +45,13 @@ METHODS: tuple[type[Method], ...] = (
     weights.Magnitude,
     weights.ImportanceSampling,
     weights.Random,
+    schedule.Iterate,
 )
 _BY_NAME = {m.card.name: m for m in METHODS}
 _CUT = ("ratio", "keep")
 STAGES = {"tokens": 0, "weights": 0, "neurons": 0, "heads": 0, "width": 0, "layers": 0, "recover": 0, "train": 0,
-          "dimensions": 1, "vectors": 2, "components": 2, "quantize": 3}  # fmt: skip
+          "iterate": 0, "dimensions": 1, "vectors": 2, "components": 2, "quantize": 3}  # fmt: skip
+CODES = ("components", "quantize")  # how the vectors are stored
 
 
 def names(target: str | None = None) -> list[str]:
@@ -86,35 +88,84 @@ def resolve(plan: Plan, seed: int | None = None) -> Plan:
     `seed` fills in for seeds that are not written. Raises PlanError where the plan cannot be run: unknown names,
     a cut missing or doubled, steps out of order.
     """
-    steps: list[Step] = []
+    steps: list[Step | Group] = []
     for step in plan.steps:
         if isinstance(step, Group):
-            raise PlanError("iterate(...) is not available yet: write the steps one after another")
-        method = build(step)
-        cut = step.cut
+            inner = tuple(_resolved(s, seed) for s in step.steps)
+            options = _resolved(Step(step.name, step.options), seed, alone=False).options
+            steps.append(Group(inner, options, step.name))
+            _check_group(steps[-1])
+        else:
+            steps.append(_resolved(step, seed))
+    _check_order(list(Plan(tuple(steps)).flat))
+    return Plan(tuple(steps))
+
+
+def _resolved(step: Step, seed: int | None, alone: bool = True) -> Step:
+    method, cut = build(step), step.cut
+    if alone and method.card.kind == "schedule":
+        raise PlanError(f"{step.name} goes around other steps: iterate(neurons/obs ratio=0.5 | recover/distill)")
+    if not method.card.cuts and cut is not None:
+        raise PlanError(f"{step.name} cuts nothing: take ratio= and keep= away, or put a cut before it")
+    if method.card.cuts:
         if cut is None:
             raise PlanError(f"{step.name} needs a cut: write ratio=0.5 (the fraction removed) or keep=128")
         if cut.ratio is not None and cut.keep is not None:
             raise PlanError(f"{step.name} has both ratio= and keep=: write one of them")
         cut.check()
-        written = dict(step.options)
-        options: list[tuple[str, Value]] = [(k, written[k]) for k in _CUT if k in written]
-        for f in fields(method):
-            value = getattr(method, f.name)
-            if f.name == "seed" and "seed" not in written and seed is not None:
-                value = seed
-            options.append((f.name, value))
-        steps.append(Step(step.name, tuple(options)))
-    _check_order(steps)
-    return Plan(tuple(steps))
+    written = dict(step.options)
+    options: list[tuple[str, Value]] = [(k, written[k]) for k in _CUT if k in written]
+    for f in fields(method):
+        value = getattr(method, f.name)
+        if f.name == "seed" and "seed" not in written and seed is not None:
+            value = seed
+        options.append((f.name, value))
+    return Step(step.name, tuple(options))
+
+
+def _check_group(group: Group | Step) -> None:
+    """A group holds encoder steps, at least one of them a cut, and gives a round it has."""
+    assert isinstance(group, Group)
+    strange = next((s for s in group.steps if STAGES.get(s.target) != 0), None)
+    if strange is not None:
+        raise PlanError(f"iterate(...) holds encoder steps only: put {strange.name} behind the parentheses")
+    if not any(s.cut for s in group.steps):
+        raise PlanError("iterate(...) needs a cut inside, e.g. iterate(neurons/obs ratio=0.5 | recover/distill)")
+    options = dict(group.options)
+    if int(options["take"]) > int(options["rounds"]):
+        raise PlanError(f"iterate take={options['take']}: there are {options['rounds']} rounds; write one of them")
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A plan by what its steps work on: the encoder, the dimensions of its vectors, how those are stored."""
+
+    encoder: tuple[Step | Group, ...]
+    dimensions: Step | None
+    codes: Step | None
+
+
+def parts(plan: Plan) -> Parts:
+    """The plan's steps by stage. Raises PlanError for what is not built."""
+    stage = {s: 0 if isinstance(s, Group) else STAGES.get(s.target) for s in plan.steps}
+    dimensions = [s for s in plan.steps if isinstance(s, Step) and s.target == "dimensions"]
+    codes = [s for s in plan.steps if isinstance(s, Step) and s.target in CODES]
+    encoder = tuple(s for s in plan.steps if stage[s] == 0)
+    if len(encoder) + len(dimensions) + len(codes) != len(plan.steps) or not plan.steps:
+        raise PlanError(f"{plan}: only encoder steps, one dimension cut and one quantize/... step can be run so far")
+    return Parts(encoder, dimensions[0] if dimensions else None, codes[0] if codes else None)
 
 
 def brief(plan: Plan) -> str:
     """The plan's sentence without the options that have their defaults: what a person would write."""
-    return str(Plan(tuple(_brief(s) if isinstance(s, Step) else s for s in plan.steps)))
+    return str(Plan(tuple(map(_brief, plan.steps))))
 
 
-def _brief(step: Step) -> Step:
+def _brief(step: Step | Group) -> Step | Group:
+    if isinstance(step, Group):
+        inner = tuple(s for s in map(_brief, step.steps) if isinstance(s, Step))
+        own = _brief(Step(step.name, step.options))
+        return Group(inner, own.options, step.name)
     default = {f.name: f.default for f in fields(find(step.name))}
     return Step(step.name, tuple((k, v) for k, v in step.options if k in _CUT or v != default.get(k)))
 
@@ -124,8 +175,9 @@ def _check_order(steps: list[Step]) -> None:
     if stages != sorted(stages):
         raise PlanError("the order is encoder steps, then dimensions, then vectors, then quantize: move the steps")
     targets = [s.target for s in steps if STAGES.get(s.target) == 0]
-    if "weights" in targets and targets[targets.index("weights") :] != ["weights"] * targets.count("weights"):
-        later = next(t for t in targets[targets.index("weights") :] if t != "weights")
+    behind = targets[targets.index("weights") :] if "weights" in targets else []
+    later = next((t for t in behind if t not in ("weights", "recover", "train")), None)  # training keeps the zeros
+    if later is not None:
         raise PlanError(
             f"{later}/... after weights/... would fill the zeros again or cut them away: put weights last of the "
             "encoder's steps"
@@ -133,6 +185,9 @@ def _check_order(steps: list[Step]) -> None:
     for target in {s.target for s in steps}:
         if sum(s.target == target for s in steps) > 1 and target == "dimensions":
             raise PlanError("two dimension cuts in one plan: the second would cut what the first left; keep one")
+    codes = [s.name for s in steps if s.target in CODES]
+    if len(codes) > 1:
+        raise PlanError(f"{' and '.join(codes)} both say how vectors are stored: keep one of them")
 
 
 def options(cls: type[Method]) -> list[dict[str, Any]]:
@@ -151,7 +206,7 @@ def options(cls: type[Method]) -> list[dict[str, Any]]:
     own: list[dict[str, Any]] = [
         {"name": f.name, "type": type(f.default).__name__, "default": f.default, **f.metadata} for f in fields(cls)
     ]
-    return cut + own
+    return cut + own if cls.card.cuts else own
 
 
 def as_json(cls: type[Method]) -> dict[str, Any]:

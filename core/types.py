@@ -12,7 +12,7 @@ import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -237,6 +237,29 @@ class Reduction:
         out = np.zeros((self.dimension, self.size), np.float32)
         out[self.kept, np.arange(self.size)] = 1.0
         return out
+
+
+class Codes(Protocol):
+    """A fitted codebook: how a vector is stored in fewer bytes, and read again."""
+
+    method: str
+
+    @property
+    def bytes(self) -> int:
+        """Bytes a vector takes, all told."""
+
+    @property
+    def codebook_bytes(self) -> int:
+        """Bytes that are stored once for all vectors."""
+
+    def encode(self, vectors: Floats) -> NDArray[np.uint8]:
+        """(n, d) -> (n, bytes)."""
+
+    def decode(self, codes: NDArray[np.uint8]) -> Floats:
+        """(n, bytes) -> (n, d): what a float query is dotted with, in the metric's own score."""
+
+    def arrays(self) -> dict[str, NDArray[Any]]:
+        """All that a reader needs, for a file."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,7 +26,6 @@ from core.derive import Derived, derive
 from core.embedding import DERIVED, SHAPES, encode, load
 from core.encoders import ModelInfo, open_model
 from core.errors import Cancelled, InputError, PlanError
-from core.pipeline import split
 from core.plan import Cut, Plan, parse
 from core.planned import planned
 from core.surgery.tokens import read_tokenizer
@@ -35,7 +34,7 @@ from core.types import Texts
 from tests.tiny_models import ARCHITECTURES, HEADS, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
 ROOT = Path(__file__).parents[1]
-METHODS = [n for n in registry.names() if registry.STAGES[n.split("/")[0]] == 0]
+METHODS = [n for n in registry.names() if registry.STAGES[n.split("/")[0]] == 0 and registry.card(n).cuts]
 SIZE = WIDTH // HEADS
 _dice = np.random.default_rng(0)
 DOCUMENTS = tuple(" ".join(_dice.choice(WORDS, 3 + i % 12)) + "." for i in range(24))
@@ -86,7 +85,7 @@ def made(monkeypatch: pytest.MonkeyPatch) -> list[Work]:
 
 def steps(sentence: str, seed: int | None = None) -> list[Any]:
     quick = [s + QUICK.get(s.split()[0].split("/")[1], "") for s in sentence.split(" | ")]
-    return split(registry.resolve(parse(" | ".join(quick)), seed))[0]
+    return registry.parts(registry.resolve(parse(" | ".join(quick)), seed)).encoder
 
 
 def cut(model: ModelInfo, sentence: str, seed: int = 0) -> Derived:

@@ -49,7 +49,7 @@ def plan_of(text: str) -> Plan:
 def test_the_meter_is_what_the_cut_leaves(bert: ModelInfo, text: str) -> None:
     plan = plan_of(text)
     will = meter.leaves(bert, plan)
-    done = derive(bert, meter.split(plan)[0], FIT)
+    done = derive(bert, registry.parts(plan).encoder, FIT)
     assert (will.parameters, will.dimension) == (done.info.parameters, done.info.dimension)
     assert (will.shape.heads, will.shape.inner, will.shape.width) == (done.shape.heads, done.shape.inner,
                                                                       done.shape.width)  # fmt: skip

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from core.calibration import EncoderContext, Importance
 from core.errors import PlanError
-from core.types import FitContext, Floats, Ranking, unit
+from core.plan import Cut
+from core.types import Codes, FitContext, Floats, Ranking, unit
 
 TEN = 10  # documents per dimension below which a fitted basis overfits (measured: README, "Small corpora")
 _PRIOR_WEIGHT = 0.1  # the prior counts as this many documents per dimension (tests/benchmarks/prior_weight.py)
@@ -32,12 +33,14 @@ class Card:
     benefits: str
     limits: str
     reference: str
-    kind: str  # dimensions: "selection" or "rotation"; encoder: "structure" (tensors shrink), "rows" or "zeros"
+    kind: str  # dimensions: "selection" or "rotation"; encoder: "structure" (tensors shrink), "rows" or "zeros";
+    # "codes" (fewer bytes a vector), "training", "schedule"
     learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "calibration texts", "nothing"
     refits: bool = False  # the cut that is shipped is fitted anew for its own size
     seeded: bool = False  # another seed, another answer: shown with its spread
     two_maps: bool = False  # queries and documents are mapped differently: no single model can hold it
     slow: bool = False  # takes more than two seconds on a few thousand documents
+    cuts: bool = True  # takes ratio= or keep=
     exempt: tuple[str, ...] = ()  # battery properties that do not hold, each with its reason after a colon
 
     @property
@@ -81,6 +84,20 @@ class EncoderMethod(Method):
 
     def rank(self, context: EncoderContext) -> Importance:
         """One score per unit, higher = keep; comparable within a layer, and across layers where the card says so."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class TrainingMethod(Method):
+    """Trains the encoder as it stands; its fields say how long and towards what, core.recover does the work."""
+
+
+@dataclass(frozen=True)
+class CodeMethod(Method):
+    """Stores vectors in fewer bytes: fits a codebook to documents. `cut` is the step's, where its card takes one."""
+
+    def fit(self, context: FitContext, cut: Cut | None = None) -> Codes:
+        """The fitted codebook: encodes (n, d) vectors, decodes to what a float query is dotted with."""
         raise NotImplementedError
 
 

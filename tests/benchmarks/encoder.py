@@ -14,7 +14,7 @@ from core import derive, export, registry
 from core.anatomy import shape_of
 from core.bench import Bench, prepare
 from core.compare import Retention
-from core.pipeline import Cutting, judge_cut, split
+from core.pipeline import Cutting, judge_cut
 from core.plan import parse
 
 PLANS = (
@@ -50,7 +50,7 @@ def run(data: Path, plans: tuple[str, ...] = PLANS) -> None:
 
 def row(bench: Bench, sentence: str) -> None:
     start = time.perf_counter()
-    steps, _ = split(registry.resolve(parse(sentence), 0))
+    steps = registry.parts(registry.resolve(parse(sentence), 0)).encoder
     derived = derive.derive(bench.model, steps, bench.fit)
     seconds = time.perf_counter() - start
     cut = judge_cut(bench, parse(sentence), draws=DRAWS)
