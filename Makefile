@@ -36,7 +36,8 @@ test: $(DEV) browser
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not browser"
+	$(BIN)/python -m pytest -m "browser and not slow"
 
 test-all: $(DEV) browser
 	$(BIN)/python -m pytest -m "slow or not slow"
