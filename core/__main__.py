@@ -40,19 +40,29 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--seed", type=int, default=0)
 
 
+FORMATS = ("sentence-transformers", "sentence-transformers-fp16", "onnx", "onnx-int8", "vectors")  # as in exporting.py
+
+
+def _engine(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "--engine", default="exact", choices=("exact", "fast", "int8"),
+        help="what embeds: torch in fp32 (default), the fastest within bf16's tolerance, or within int8's",
+    )  # fmt: skip
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="python -m core", description="Espalier: prune embeddings, see what it costs, take it away.")
     commands = parser.add_subparsers(dest="command", required=True, parser_class=_Parser, metavar="COMMAND")
     _add(commands, "methods", "every method's card")
     evaluate = _add(commands, "evaluate", "quality, size and speed of one encoder")
     _inputs(evaluate)
+    _engine(evaluate)
     prune = _add(commands, "prune", "apply a plan, judge it, export it")
     _inputs(prune)
+    _engine(prune)
     prune.add_argument("--plan", required=True, metavar="P", help="e.g. 'dimensions/svd keep=128'")
     prune.add_argument("--out", metavar="DIR", help="where the export goes; without it nothing is written")
-    prune.add_argument(
-        "--format", default="sentence-transformers", choices=("sentence-transformers", "onnx", "vectors")
-    )
+    prune.add_argument("--format", default="sentence-transformers", choices=FORMATS)
     prune.add_argument(
         "--draws", type=int, default=5, metavar="N", help="random prunings that an encoder cut is held against"
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -286,8 +286,12 @@ def prepare(
     limit: int | None = None,
     seed: int = 0,
     progress: Progress = quiet,
+    equip: Callable[[ModelInfo, Sequence[str]], ModelInfo] | None = None,
 ) -> Bench:
-    """Open, read, embed. Raises InputError (a model refused, a data file that cannot be read) before any work."""
+    """Open, read, embed. Raises InputError (a model refused, a data file that cannot be read) before any work.
+
+    `equip` may give the model another engine (pilot.equipped), chosen on the first data set's documents.
+    """
     info = open_model(model, progress) if isinstance(model, str) else model
     datasets = [
         d
@@ -299,6 +303,7 @@ def prepare(
         if fit_on
         else datasets
     )
+    info = equip(info, datasets[0].documents.full) if equip else info
     judges = tuple(judge(info, d, progress) for d in datasets)
     retrieval = [d for d in fits if d.kind != "pairs"] or fits
     learned_from = fits if fit_on else retrieval

@@ -29,11 +29,12 @@ class CalibrationTexts:
     """Unlabelled texts with the model's prompts before them, in a seeded order.
 
     `short` stand in for queries (titles and single sentences): both ends of a search pass the encoder, and a cut
-    that has seen only documents forgets what queries look like.
+    that has seen only documents forgets what queries look like. `pairs` are titles with their texts, for contrast.
     """
 
     documents: tuple[str, ...]
     short: tuple[str, ...] = ()
+    pairs: tuple[tuple[str, str], ...] = ()
 
     def mixed(self, tokens: int) -> tuple[str, ...]:
         """Documents up to about two thirds of so many tokens, short texts for the rest (a word counts as 1.3)."""

@@ -11,17 +11,19 @@ from typing import Any
 
 import yaml
 
-from core import export, judging, pipeline, registry, report, sweeps
+from core import export, exporting, judging, pipeline, registry, report, storing, sweeps
 from core.anatomy import shape_of
 from core.bench import Bench, prepare
 from core.compare import RANDOM_DRAWS
 from core.derive import check as check_steps
 from core.encoders import ModelInfo, open_model
+from core.engines import opened
 from core.errors import InputError, PlanError
 from core.evaluate import cost
 from core.export.proof import time_model
+from core.methods.base import CodeMethod
+from core.pilot import equipped
 from core.plan import Plan, Step, parse
-from core.planned import planned, uneven
 from core.store import sweep_partials
 from core.types import Progress
 
@@ -37,7 +39,6 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
 
 
 ENCODER_RATIOS = (0.0, 0.25, 0.5, 0.75)  # every point is a cut of its own: minutes, not milliseconds
-FORMATS = ("sentence-transformers", "onnx", "vectors")
 
 
 class _Line:
@@ -60,9 +61,10 @@ class _Line:
 def _bench(args: argparse.Namespace, progress: Progress, info: ModelInfo | None = None) -> Bench:
     sweep_partials()
     queries = Path(args.queries) if args.queries else None
+    kind = getattr(args, "engine", "exact")
     return prepare(
         info or args.model, args.data, fit_on=args.fit_on, queries=queries, split=args.split, limit=args.limit,
-        seed=args.seed, progress=progress,
+        seed=args.seed, progress=progress, equip=lambda model, texts: equipped(model, texts, kind, progress),
     )  # fmt: skip
 
 
@@ -72,36 +74,41 @@ def methods(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
 def evaluate(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     start = time.perf_counter()
-    bench = _bench(args, progress)
+    bench = _bench(args, progress, open_model(args.model, progress, graphs=True))
     before = [judging.measure(j, j.documents.vectors, j.queries.vectors, j.documents.metric) for j in bench.judges]
     progress("timing the encoder", 0, 1)
     timing = time_model(bench.model, bench.judges[0].dataset.documents.full)
     answer = report.evaluation(bench, before, timing, 0.0)
     answer["notes"] = list(pipeline.bench_notes(bench))
+    if bench.model.engine:
+        answer["engine"] = opened(bench.model).as_json()
     answer["seconds"] = time.perf_counter() - start
     return dict(report.plain(answer))
 
 
 def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     request = {
-        k: getattr(args, k) for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format")
+        k: getattr(args, k)
+        for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format", "engine")
     }
     plan = parse(args.plan)
     resolved = registry.resolve(plan, args.seed)
     steps = registry.parts(resolved).encoder
     if args.rescore < 0:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
+    if steps and args.engine != "exact":
+        raise InputError(f"--engine {args.engine}: encoder cuts are judged in fp32, by torch. Leave --engine out")
     info = open_model(args.model, progress)
     check_steps(info, steps)
     out = Path(args.out).expanduser() if args.out else None
     if out:
-        _check_format(info, resolved, args.format)
-        _check_out(out, args.model, info)
+        exporting.check_format(info, resolved, args.format)
+        exporting.check_out(out, args.model, info)
     bench = _bench(args, progress, info)
     cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress, draws=args.draws)
     answer = report.plain(report.pruning(bench, cut, args.seed))
     if out:
-        _export(bench, cut, answer, request, out, args.zip, progress)
+        exporting.write(bench, cut, answer, request, out, args.zip, progress)
     elif cut.derived:
         progress("timing against the unpruned model", 0, 1)
         report.add_timing(answer, (shape_of(bench.model), cut.derived.shape), export.measure_speed(bench, cut))
@@ -109,58 +116,6 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         for side, model in (("before", bench.model), ("after", cut.pruned.model)):
             answer[side]["model"]["zipped_bytes"] = cost.zipped_bytes(model.path)
     return dict(report.plain(answer))
-
-
-def _check_format(info: ModelInfo, plan: Plan, form: str) -> None:
-    """Refuse, before any work, what the format cannot hold."""
-    steps = registry.parts(plan).encoder
-    for step in plan.flat:
-        if form != "vectors" and registry.card(step.name).two_maps:
-            raise InputError(
-                f"{step.name} maps queries and documents differently, which one model cannot hold: use --format vectors"
-            )
-    why = uneven(steps, planned(info, steps)[0]) if steps else ""
-    if why and form == "sentence-transformers":
-        raise InputError(f"plain sentence-transformers cannot reload {why}: use --format onnx, which carries any shape")
-
-
-def _check_out(out: Path, model: str, info: ModelInfo) -> None:
-    """Refuse a destination before any work: neither the folder that was named nor the clean copy is written over."""
-    for source in (Path(model).expanduser(), info.path):
-        if source.exists():
-            export.check_destination(out, source, info.folder_bytes)
-
-
-def _export(
-    bench: Bench,
-    cut: pipeline.Cutting,
-    answer: dict[str, Any],
-    request: dict[str, Any],
-    out: Path,
-    as_zip: bool,
-    progress: Progress,
-) -> None:
-    done: dict[str, Any] = {"path": str(out), "format": request["format"]}
-    if request["format"] == "vectors":
-        export.export_vectors(cut, answer, request, out)
-    else:
-        write = export.export_onnx if request["format"] == "onnx" else export.export_model
-        proof = write(bench, cut, answer, request, out, progress)
-        done |= {
-            "reloaded_in_fresh_process": True,
-            "max_difference": proof.max_difference,
-            "max_difference_on_screen": proof.on_screen,
-        }
-    done["bytes"] = sum(f.stat().st_size for f in out.rglob("*") if f.is_file())
-    done["sha256"] = export.folder_hash(out)
-    if as_zip:
-        archive = export.zipped(out)
-        done |= {"zip": str(archive), "zip_bytes": archive.stat().st_size}
-    answer["export"] = done
-    answer["after"]["model"]["folder_bytes"] = done["bytes"]
-    if request["format"] != "vectors":
-        kinds = ("*.safetensors", "*.onnx", "*.onnx.data")
-        answer["after"]["model"]["bytes"] = sum(f.stat().st_size for kind in kinds for f in out.rglob(kind))
 
 
 def _method(text: str) -> Step:
@@ -175,6 +130,8 @@ def _method(text: str) -> Step:
 def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     step = _method(args.method)
     card = registry.card(step.name)
+    if isinstance(registry.build(step), CodeMethod):
+        return _code_sweep(args, step, progress)
     if card.target != "dimensions":
         return _encoder_sweep(args, step, progress)
     seeded = any(k == "seed" for k, _ in step.options) or "seed" not in registry.find(step.name).__dataclass_fields__
@@ -230,6 +187,24 @@ def _encoder_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> 
     return dict(report.plain(answer))
 
 
+def _code_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> dict[str, Any]:
+    """The curve of a code over bytes a vector; `ratios` are the share of bytes removed."""
+    ratios = None if args.ratios is None else _ratios(args.ratios)
+    bench = _bench(args, progress)
+    steps = storing.at_sizes(step, bench.model.dimension, ratios)
+    cuts, start = [], time.perf_counter()
+    for n, one in enumerate(steps):
+        progress(str(one), n, len(steps))
+        cuts.append(pipeline.judge_cut(bench, Plan((one,)), seed=args.seed, spread=False))
+    answer = {
+        "method": step.name, "points": [report.code_point(cut) for cut in cuts],
+        "seconds": {"rank": 0.0, "curve": time.perf_counter() - start},
+        "model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed,
+        "notes": list(dict.fromkeys(note for cut in cuts for note in cut.notes)),
+    }  # fmt: skip
+    return dict(report.plain(answer))
+
+
 def _ratios(text: str | None, default: Sequence[float] = sweeps.RATIOS) -> list[float]:
     if text is None:
         return list(default)
@@ -252,16 +227,16 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise InputError(f"recipe {path} is no YAML file. Give a recipe.yaml that Espalier wrote") from e
     if not isinstance(recipe, dict) or "plan" not in recipe or recipe.get("espalier") != 1:
         raise InputError(f"recipe {path} is not one of ours (no `espalier: 1` and `plan`). Export one from the app")
-    form = recipe.get("format", FORMATS[0])
-    if form not in FORMATS:
-        raise InputError(f"recipe {path}: format {form!r} is none of {', '.join(FORMATS)}. Correct it")
+    form = recipe.get("format", exporting.FORMATS[0])
+    if form not in exporting.FORMATS:
+        raise InputError(f"recipe {path}: format {form!r} is none of {', '.join(exporting.FORMATS)}. Correct it")
     queries = recipe.get("queries")
     args = argparse.Namespace(
         command="prune", model=str(recipe.get("model", "minilm")), data=_names(recipe, "data") or ["sample"],
         fit_on=_names(recipe, "fit_on"), queries=None if queries is None else str(queries),
         split=str(recipe.get("split", "test")), limit=_whole(recipe, "limit"), seed=_whole(recipe, "seed") or 0,
         plan=str(recipe["plan"]), out=args.out, draws=RANDOM_DRAWS,
-        rescore=_whole(recipe, "rescore") or 0, format=form, zip=False,
+        rescore=_whole(recipe, "rescore") or 0, format=form, zip=False, engine=str(recipe.get("engine", "exact")),
     )  # fmt: skip
     answer = prune(args, progress)
     wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
@@ -310,22 +285,34 @@ def _quick() -> list[Step]:
 
 def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
     """Every ratio of these methods on every data set, kept on disk (of labelled texts the first method only)."""
-    from core import verdict
+    from core import budgets, verdict
 
     for n, step in enumerate(steps):
+        code = isinstance(registry.build(step), CodeMethod)
         for judge in bench.judges:
             if n > 0 and judge.dataset.kind == "labels":
                 continue
-            progress(f"every ratio of {registry.card(step.name).label}", n, len(steps))
-            verdict.study(bench, judge, step, progress=progress)
+            progress(f"every {'size' if code else 'ratio'} of {registry.card(step.name).label}", n, len(steps))
+            if code:
+                budgets.study(bench, judge, step, progress)
+            else:
+                verdict.study(bench, judge, step, progress=progress)
 
 
 def study(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """What the page shows of one method: trained, and judged at every ratio."""
     step = _method(args.method)
     bench = _bench(args, progress)
-    _study(bench, [step], progress)
+    _study(bench, [step, *_one_size(step)], progress)
     return {"method": str(step), "data": report.data_block(bench.judges)}
+
+
+def _one_size(step: Step) -> list[Step]:
+    """What stands beside a code on the page: the codes that have one size each."""
+    if not isinstance(registry.build(step), CodeMethod):
+        return []
+    names = [n for n in registry.names("quantize") if "bytes" not in registry.find(n).__dataclass_fields__]
+    return [Step(n) for n in names if n != step.name]
 
 
 def warm(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -6,7 +6,7 @@ are still there is kept, so that later steps can still be refitted to it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -15,11 +15,14 @@ import numpy as np
 from core import registry, units
 from core.anatomy import Anatomy, Shape, duplicate
 from core.calibration import CalibrationTexts, EncoderContext, Importance, valid
-from core.methods.base import EncoderMethod
+from core.embedding import encode
+from core.methods.base import EncoderMethod, TrainingMethod
 from core.plan import Cut, Group, Plan, Step
 from core.planned import MULTIPLE, after
+from core.recover.distill import Teacher
+from core.recover.steps import train
 from core.surgery.least_squares import eliminate
-from core.surgery.masks import cut_weights, sparse_speed
+from core.surgery.masks import cut_weights, kernels, said
 from core.surgery.narrow import refit_width
 from core.surgery.output_map import append_map
 from core.surgery.rebuild import Cuts, rebuild
@@ -31,27 +34,49 @@ _COUNTED = 20_000  # texts in which tokens are counted
 _READ = 30_000  # calibration tokens of criteria for single weights
 
 
+@dataclass(frozen=True)
+class Origin:
+    """What a schedule began with: the ratios of its rounds count from these units, not from what is left of them."""
+
+    shape: Shape
+    layers: tuple[int, ...]
+    rounded: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+
+
 @dataclass(eq=False)
 class Work:
-    """An encoder being cut, its teacher, and what of the teacher is still there."""
+    """An encoder being cut, its teacher, and what of the teacher is still there.
+
+    teacher  the source with the vocabulary that is left, so that both read the same tokens
+    origin   where the steps are the rounds of a schedule: what it began with
+    dense    the source's vectors of texts: what recovery learns from, whatever the tokens
+    trained  where trainings left their best state, until the encoder itself is written
+    """
 
     encoder: Any
     teacher: Any
     texts: CalibrationTexts
+    dense: Teacher
     seed: int = 0
     progress: Progress = quiet
     layers: list[int] = field(default_factory=list)
     heads: list[Ints] = field(default_factory=list)
     neurons: list[Ints] = field(default_factory=list)
     channels: Ints | None = None
+    origin: Origin | None = None
     rounded: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
+    trained: list[str] = field(default_factory=list)
 
     @classmethod
-    def start(cls, source: Any, texts: CalibrationTexts, seed: int = 0, progress: Progress = quiet) -> Work:
-        """Two copies of the source, which itself is neither changed nor hooked."""
-        work = cls(duplicate(source), source, texts, seed, progress)
+    def start(
+        cls, source: Any, texts: CalibrationTexts, seed: int = 0, progress: Progress = quiet,
+        dense: Teacher | None = None,
+    ) -> Work:  # fmt: skip
+        """Two copies of the source, which itself is neither changed nor hooked; `dense` may know its vectors."""
+        work = cls(duplicate(source), source, texts, dense or (lambda t: encode(source, t)), seed, progress)
         work.learn_from(duplicate(source))
         return work
 
@@ -73,12 +98,22 @@ class Work:
     def planned(self, target: str, cut: Cut) -> Shape:
         """The shape this cut leaves; what was rounded is noted."""
         view = Anatomy(self.encoder, target)
+        here = view.shape
         name, amount = ("ratio", cut.ratio) if cut.ratio is not None else ("keep", cut.keep)
         table = view.tokens.weight.shape[1]
-        taken = int(table) if int(table) != view.shape.width else 0
-        shape, said = after(view.shape, Step(f"{target}/x", ((name, amount),)), taken)  # type: ignore[arg-type]
+        taken = int(table) if int(table) != here.width else 0
+        shape, said = after(self._counted(here), Step(f"{target}/x", ((name, amount),)), taken)  # type: ignore[arg-type]
         self.rounded += said
         return shape
+
+    def _counted(self, here: Shape) -> Shape:
+        """The shape that ratios count from: what is here, or what a schedule began with in the layers that are left."""
+        if self.origin is None:
+            return here
+        rows = [self.origin.layers.index(i) for i in self.layers]
+        start = self.origin.shape
+        heads, inner = tuple(start.heads[i] for i in rows), tuple(start.inner[i] for i in rows)
+        return replace(start, heads=heads, inner=inner)
 
     def keep_layers(self, kept: Sequence[int]) -> None:
         self.layers = [self.layers[i] for i in kept]
@@ -91,6 +126,9 @@ def perform(work: Work, step: Step, method: Any = None) -> None:
     Raises InputError or PlanError for what cannot be cut so.
     """
     method, cut = method or registry.build(step), step.cut
+    if isinstance(method, TrainingMethod):
+        train(work, method)
+        return
     assert isinstance(method, EncoderMethod)
     assert cut is not None
     Anatomy(work.encoder, step.target)  # raises where the architecture cannot be cut so
@@ -123,6 +161,11 @@ def _structures(work: Work, target: str, method: Any, cut: Cut) -> None:
     view, context = Anatomy(work.encoder), work.context(target, method.calibration)
     present, planned = units.counts(view, target), work.planned(target, cut)
     keep = list(planned.inner if target == "neurons" else planned.heads)
+    if work.origin is not None:
+        if method.scope == "local":
+            keep = [min(k, n) for k, n in zip(keep, present, strict=True)]
+        if sum(keep) >= sum(present):  # a round that rounds to nothing
+            return
     sequential = method.card.refits
     scores = None if sequential and not _shared(view, target) else method.rank(context)
     if method.scope == "global" and not _shared(view, target):
@@ -212,18 +255,24 @@ def _layers(work: Work, target: str, method: Any, cut: Cut) -> None:
     view = Anatomy(work.encoder)
     keep = len(work.planned(target, cut).heads)
     if keep == len(view.layers):
+        if work.origin is not None and len(work.layers) < len(work.origin.layers):
+            _note_layers(work)
         return
     context = work.context(target, method.calibration, keep)
     scores = method.rank(context).scores[0]
     kept = np.sort(np.argsort(-scores, kind="stable")[:keep]).tolist()
     cut_layers(view, kept)
     work.keep_layers(kept)
-    work.notes.append(f"layers kept: {', '.join(str(i + 1) for i in work.layers)}")
+    _note_layers(work)
     if method.reconstruct != "none":
         cuts = Cuts(origins=work.layers, channels=work.channels)
         rebuild(view, Anatomy(work.teacher), context.batches, cuts, method.reconstruct, work.progress)
     if method.output_map:
         append_map(work.encoder, work.teacher, work.texts, work.progress)
+
+
+def _note_layers(work: Work) -> None:
+    work.notes.append(f"layers kept: {', '.join(str(i + 1) for i in work.layers)}")
 
 
 def _width(work: Work, target: str, method: Any, cut: Cut) -> None:
@@ -273,29 +322,25 @@ def _tokens(work: Work, target: str, method: Any, cut: Cut) -> None:
     if len(kept) != count:
         work.rounded.append(f"tokens: {count:,} -> {len(kept):,} rows (special and single-character tokens stay)")
     cut_tokens(work.encoder, kept)
+    cut_tokens(work.teacher, kept)
     work.notes += importance.notes
     work.facts["tokens"] = coverage(before, read_tokenizer(work.encoder), texts[:2000])
-    work.learn_from(duplicate(work.encoder))
 
 
 def _weights(work: Work, target: str, method: Any, cut: Cut) -> None:
     context = work.context(target, _READ)
     importance = method.rank(context)
+    if work.origin is not None:
+        importance = replace(importance, scores=tuple(_zeros_last(importance.scores, context.view)))
     cut_weights(work.encoder, method, importance, cut, context)
-    work.facts["sparse_kernels"] = _kernels(work)
-    work.notes += [*importance.notes, "zeros only: same size on disk, same speed (smaller when zipped)"]
+    work.facts["sparse_kernels"] = found = kernels(Anatomy(work.encoder, "weights"))
+    work.notes += [*said(found), *importance.notes, "zeros only: same size on disk, same speed (smaller when zipped)"]
 
 
-def _kernels(work: Work) -> dict[str, Any]:
-    """What torch's kernels for zeros gain on this machine, timed on the first up-projection and 1,024 tokens."""
-    import torch
-
-    up = Anatomy(work.encoder, "weights").up(0)
-    found = sparse_speed(up, torch.randn(1024, up.in_features, generator=torch.Generator().manual_seed(0)))
-    for name, one in found.items():
-        gained = one["reason"] if one["speedup"] is None else f"{one['speedup']:.2f}x the dense layer's speed"
-        work.notes.append(f"sparse kernels ({name}): {gained}; the saved model runs dense")
-    return found
+def _zeros_last(scores: Sequence[Any], view: Anatomy) -> Iterator[Any]:
+    """Scores in which what an earlier round set to zero goes first again."""
+    for one, (_, module) in zip(scores, view.linears(), strict=True):
+        yield np.where(module.weight.detach().numpy() == 0, -np.inf, one)
 
 
 _CUTS: Mapping[str, Callable[[Work, str, Any, Cut], None]] = {

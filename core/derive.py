@@ -8,67 +8,38 @@ ones of the copy. Everything after that (embedding, judging, dimension cuts, exp
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from core import registry
-from core.anatomy import Anatomy, Shape, check_target
-from core.bench import pseudo_queries
+from core import live, registry
+from core.anatomy import check_target
+from core.bench import pseudo_queries, title_body_pairs
 from core.calibration import CalibrationTexts
 from core.cuts import Work, perform
-from core.embedding import DERIVED, SHAPES, encode, load, prompt_of
-from core.encoders import ModelInfo, describe
-from core.errors import Fault, InputError
+from core.embedding import embed, load, prompt_of
+from core.encoders import ModelInfo
+from core.errors import InputError
 from core.evaluate.cost import peak_bytes
-from core.gate import check_config, check_weights
+from core.folders import Derived as Derived
+from core.folders import about, complete, read, write
 from core.methods.weights import WeightMethod
 from core.plan import Group, Plan, Step
 from core.planned import planned
-from core.store import check_manifest, home, new_folder
-from core.surgery.slicing import pad
-from core.types import Progress, Texts, digest, quiet
+from core.rounds import Rounds, held_rows
+from core.store import home
+from core.types import Floats, Ints, Progress, Texts, digest, quiet
 
-_VERSION = "derived 4"  # raise it when a cut's computation changes, so that old folders are not found again
-_TOLERANCE = 1e-5
-
-
-@dataclass(frozen=True, eq=False)
-class Derived:
-    """A pruned encoder. `plain` says whether stock sentence-transformers can load it at its real shape, else `why`.
-
-    The folder always loads: a shape that no stock config can declare is stored padded with units that add nothing.
-    """
-
-    info: ModelInfo
-    shape: Shape
-    rounded: tuple[str, ...]
-    notes: tuple[str, ...]
-    facts: dict[str, Any]
-
-    @property
-    def plain(self) -> bool:
-        return self.shape.kind == "static" or self.shape.even
-
-    @property
-    def why(self) -> str:
-        if self.plain:
-            return ""
-        whole = self.shape.width // self.shape.head_size
-        if any(h != whole for h in self.shape.heads):
-            return f"a {self.shape.kind} config cannot declare {min(self.shape.heads)} heads of {whole} alone"
-        return f"a {self.shape.kind} config cannot declare a feed-forward width that differs from layer to layer"
+_VERSION = "derived 5"  # raise it when a cut's computation changes, so that old folders are not found again
 
 
 def check(model: ModelInfo, steps: Sequence[Step | Group]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
     for step in Plan(tuple(steps)).flat:
-        check_target(model.architecture, step.target if step.cut else "neurons")
+        if step.target != "recover":  # vectors are all that recovery looks at
+            check_target(model.architecture, step.target if step.cut else str(step.get("target", "neurons")))
         method = registry.build(step)
         if isinstance(method, WeightMethod) and step.cut is not None:
             method.check(step.cut.ratio)
@@ -88,11 +59,9 @@ def derive(
         raise InputError("no texts to calibrate on (0, at least 1 is wanted): give a corpus with --data or --fit-on")
     key = digest(_VERSION, model.fingerprint, fit.fingerprint, str(Plan(tuple(steps))), str(seed))
     folder = home() / "derived" / key
-    try:
-        check_manifest(folder)
-    except Fault:
+    if not complete(folder) or (about(folder)["facts"].get("stopped") and not live.stopped()):
         _make(folder, model, steps, fit, seed, progress)
-    return _read(folder, model)
+    return read(folder, model)
 
 
 def _make(
@@ -100,69 +69,52 @@ def _make(
 ) -> None:
     start = time.perf_counter()
     progress("loading the encoder", 0, 1)
-    source = load(model.path)
-    texts = calibration_texts(model, fit, seed)
-    work = Work.start(source, texts, seed, progress)
-    for step in steps:
-        assert isinstance(step, Step)
-        perform(work, step)
+    with live.stoppable(any(isinstance(s, Group) or s.cut is None for s in steps)):
+        work = _performed(model, tuple(steps), fit, seed, progress)
     work.facts |= {"seconds": time.perf_counter() - start, "peak_memory_bytes": peak_bytes()}
-    probes = texts.probes()
-    wanted = encode(work.encoder, probes)
-    shape = Anatomy(work.encoder, "tokens").shape
-    about = {
-        "kind": shape.kind, "vocabulary": shape.vocabulary, "width": shape.width, "head_size": shape.head_size,
-        "heads": list(shape.heads), "inner": list(shape.inner), "gated": shape.gated, "parameters": shape.parameters,
-        "rounded": work.rounded, "notes": work.notes, "facts": work.facts,
-    }  # fmt: skip
-    with new_folder(folder) as into:
-        progress("writing the encoder", 0, 1)
-        if shape.heads and not shape.even:
-            pad(Anatomy(work.encoder, "tokens"))
-        work.encoder.save(str(into), create_model_card=False)
-        (into / "README.md").unlink(missing_ok=True)
-        _settings(model.path, into, work.encoder.max_seq_length)
-        if shape.heads and not shape.even:
-            (into / SHAPES).write_text(json.dumps(shape.as_json()), encoding="utf-8")
-        (into / DERIVED).write_text(json.dumps(about), encoding="utf-8")
-        check_config(into)
-        for file in sorted(into.rglob("*.safetensors")):
-            check_weights(file)
-        again = load.__wrapped__(into)  # not kept in memory: the folder is about to get its name
-        difference = float(np.abs(encode(again, probes) - wanted).max())
-        if not difference <= _TOLERANCE:
-            raise Fault(f"the saved encoder differs from the one that was cut by {difference:.1e}: it is not used")
+    work.facts |= {"stopped": True} if live.stopped() else {}
+    write(folder, work, model.path)
 
 
-def _settings(source: Path, into: Path, length: int) -> None:
-    """Write what sentence-transformers 6.2 leaves out when it saves: do_lower_case, and the longest length."""
-    name = "sentence_bert_config.json"
-    for new in into.rglob(name):
-        old = source / new.relative_to(into)
-        before = json.loads(old.read_text(encoding="utf-8")) if old.is_file() else {}
-        settings = json.loads(new.read_text(encoding="utf-8")) | {"max_seq_length": length}
-        if before.get("do_lower_case"):
-            settings["do_lower_case"] = True
-        new.write_text(json.dumps(settings, indent=2), encoding="utf-8")
+def _performed(model: ModelInfo, steps: tuple[Step | Group, ...], fit: Texts, seed: int, progress: Progress) -> Work:
+    """The encoder in memory after these steps; what the rounds of a schedule left on disk is not done again."""
+
+    def teacher(texts: Sequence[str]) -> Floats:
+        return embed(model, texts, "sentence").vectors
+
+    source, texts, held = load(model.path), calibration_texts(model, fit, seed), np.zeros(0, np.int64)
+    if any(isinstance(step, Group) for step in steps):
+        held = held_rows(fit, np.random.default_rng(seed).permutation(len(fit)).tolist())
+        texts = calibration_texts(model, fit, seed, held)
+
+    def after(done: tuple[Step | Group, ...]) -> Work:
+        if not done:
+            return Work.start(source, texts, seed, progress, teacher)
+        *before, step = done
+        if isinstance(step, Group):
+            rounds = Rounds(model, tuple(before), step, fit, held, texts, source, teacher, _VERSION, seed, progress)
+            return rounds.run(lambda: after(tuple(before)))
+        work = after(tuple(before))
+        perform(work, step)
+        return work
+
+    return after(steps)
 
 
-def calibration_texts(model: ModelInfo, fit: Texts, seed: int = 0) -> CalibrationTexts:
-    """Documents, and titles and sentences that stand in for queries, each with the prompt it would be embedded with."""
-    rng = np.random.default_rng(seed)
-    documents, (short, _) = list(fit.full), pseudo_queries(fit)
+def calibration_texts(
+    model: ModelInfo, fit: Texts, seed: int = 0, without: Ints | Sequence[int] = ()
+) -> CalibrationTexts:
+    """Documents, and titles and sentences that stand in for queries, each with the prompt it would be embedded with.
+
+    `without` are rows of documents that are left out with all that was taken from them; the others keep their order.
+    """
+    rng, gone = np.random.default_rng(seed), set(map(int, without))
+    documents, (short, owners) = list(fit.full), pseudo_queries(fit)
     before = (prompt_of(model, "document"), prompt_of(model, "query"))
-    parts = [
-        tuple(prompt + texts[i] for i in rng.permutation(len(texts)))
-        for prompt, texts in zip(before, (documents, short), strict=True)
-    ]
-    return CalibrationTexts(*parts)
-
-
-def _read(folder: Path, model: ModelInfo) -> Derived:
-    about = json.loads((folder / DERIVED).read_text(encoding="utf-8"))
-    shape = Shape(
-        about["kind"], about["vocabulary"], about["width"], about["head_size"], tuple(about["heads"]),
-        tuple(about["inner"]), about["gated"], about["parameters"],
-    )  # fmt: skip
-    info = replace(describe(folder, model.name, model.source), parameters=shape.parameters)
-    return Derived(info, shape, tuple(about["rounded"]), tuple(about["notes"]), about["facts"])
+    read, asked = (
+        tuple(prompt + texts[i] for i in rng.permutation(len(texts)) if int(rows[i]) not in gone)
+        for prompt, texts, rows in zip(before, (documents, short), (np.arange(len(fit)), owners), strict=True)
+    )
+    titled = title_body_pairs(fit.take([i for i in range(len(fit)) if i not in gone]))
+    pairs = [(before[1] + title, before[0] + body) for title, body in zip(*titled, strict=True)]
+    return CalibrationTexts(read, asked, tuple(pairs[i] for i in rng.permutation(len(pairs))))

@@ -10,7 +10,7 @@ import hashlib
 import json
 import os
 import struct
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -19,8 +19,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.encoders import DERIVED as DERIVED
-from core.encoders import ModelInfo
+from core.encoders import ONNX, ModelInfo
 from core.errors import InputError, ModelRefused
+from core.onnx_encoder import OnnxEncoder
 from core.store import home, write_atomic
 from core.types import Embeddings, Floats, Progress, digest, quiet, unit
 
@@ -91,7 +92,7 @@ class _Cache:
     """
 
     def __init__(self, model: ModelInfo, prompt: str, root: Path | None = None) -> None:
-        name = digest(model.fingerprint, prompt)
+        name = digest(model.fingerprint, prompt, *([model.engine] if model.engine else []))
         self.folder = (root or home() / "embeddings") / name
         self.shipped = SHIPPED / name
 
@@ -169,10 +170,10 @@ def embed(model: ModelInfo, texts: Sequence[str], role: Role = "document", progr
         cost = [min(len(t), 6 * (model.max_length or 512)) + 20 for _, t in missing]
         total, done = sum(cost), 0
         progress(f"embedding {len(missing):,} texts", 0, total)
-        encoder = load(model.path)
+        run = runner(model)
         for start in range(0, len(missing), _CHUNK):
             chunk = missing[start : start + _CHUNK]
-            vectors = encode(encoder, [t for _, t in chunk], prompt)
+            vectors = run([t for _, t in chunk], prompt)
             cache_.write([k for k, _ in chunk], vectors)
             found.update(zip((k for k, _ in chunk), vectors, strict=True))
             done += sum(cost[start : start + _CHUNK])
@@ -184,6 +185,18 @@ def embed(model: ModelInfo, texts: Sequence[str], role: Role = "document", progr
     if model.metric == "cosine" and not _unit_length(vectors):
         vectors = unit(vectors)
     return Embeddings(vectors, model.metric)
+
+
+def runner(model: ModelInfo) -> Callable[[Sequence[str], str], Floats]:
+    """What embeds texts with a prompt: torch in fp32, the engine chosen for the model, or onnxruntime for a graph."""
+    if model.engine:
+        from core.engines import opened
+
+        return opened(model).encode
+    if model.architecture == ONNX:
+        return OnnxEncoder(model.path).encode
+    encoder = load(model.path)
+    return lambda texts, prompt: encode(encoder, texts, prompt)
 
 
 def _unit_length(x: Floats) -> bool:

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
-from core import meter
+from core import meter, registry
 from core.encoders import ModelInfo
 from core.plan import Cut, Plan, parse
 from core.sensitivity import Point, recommend
@@ -30,7 +30,8 @@ def sentence(model: ModelInfo, report: Json, data: str, measure: str) -> tuple[s
     """The verdict of a finished run in two lines; always of that run's own plan."""
     plan = parse(report["resolved_plan"])
     found = report["retention"].get(data, {}).get(measure)
-    kept = ", ".join(meter.words(model, plan)) or "Nothing cut"
+    kept = ", ".join(meter.words(model, meter.given(model, plan, report))) or "Nothing cut"
+    kept += meter.trained(plan, report)
     if found is None:
         return f"{_upper(kept)}: judged on other data than {data}.", _saves(report)
     words = kept_words(*(number(found[k]) for k in ("ratio", "low", "high", "p_value")))
@@ -44,7 +45,8 @@ def _upper(text: str) -> str:
 
 def planned(model: ModelInfo, plan: Plan) -> str:
     """The same first line before anything ran: what would stay."""
-    return f"{_upper(', '.join(meter.words(model, plan)))}: not measured yet."
+    kept = ", ".join(meter.words(model, plan)) or "Nothing cut"
+    return f"{_upper(kept)}{meter.trained(plan)}: not measured yet."
 
 
 def _judged(report: Json, data: str) -> str:
@@ -66,8 +68,10 @@ def _random(report: Json, data: str, measure: str) -> str:
 def _saves(report: Json) -> str:
     before, after = report["before"]["model"], report["after"]["model"]
     size = f"Model file {gigabytes(before['bytes'])} → {gigabytes(after['bytes'])}"
-    if before["dimension"] != after["dimension"]:
-        size += f", vectors {4 * before['dimension']:,} → {4 * after['dimension']:,} B"
+    costs = [report[side].get("cost", {}).get("vector_bytes", 4 * report[side]["model"]["dimension"])
+             for side in ("before", "after")]  # fmt: skip
+    if costs[0] != costs[1]:
+        size += f", vectors {costs[0]:,} → {costs[1]:,} B"
     return f"{size}. {_fast(report)}"
 
 
@@ -79,7 +83,9 @@ def _fast(report: Json) -> str:
     if not speed.get("measured"):
         return f"Encoding time {meter.LATER} ({ideal})."
     engine = "with onnxruntime, " if speed.get("engine") == "onnxruntime" else ""
-    return f"Encoding measured {speed['measured']:.2f}x as fast ({engine}{ideal})."
+    whole = speed.get("against_torch", {}).get("measured")
+    in_all = f" {whole:.2f}x as fast as the unpruned model in torch." if whole else ""
+    return f"Encoding measured {speed['measured']:.2f}x as fast ({engine}{ideal}).{in_all}"
 
 
 def table(report: Json) -> list[dict[str, Any]]:
@@ -93,6 +99,35 @@ def table(report: Json) -> list[dict[str, Any]]:
                    "after": number(r["after"])}  # fmt: skip
             out.append(row | {f"{k}, %": 100 * number(v) for k, v in shares.items()} | {"p": number(r["p_value"])})
     return out
+
+
+def verified(export: Json) -> str:
+    """What was checked of a written model: against torch text by text, or reopened in a fresh process."""
+    if "cosine_mean" in export:
+        return (
+            f"the int8 graph compared with torch on {export['texts']:,} texts, cosine {export['cosine_mean']:.4f} on "
+            f"average, {export['cosine_min']:.4f} at least; every figure here is the graph's own"
+        )
+    how = "compared with torch text by text" if export["format"] == "onnx" else "reopened in a fresh process"
+    apart = f"{export['max_difference']:.1e}" if export["max_difference"] else "0"
+    return f"{how}, largest difference {apart}"
+
+
+def training_points(report: Json) -> list[dict[str, Any]]:
+    """The curves of a finished run as core.live gives them of a running one: every training, then every round."""
+    found = report.get("encoder") or {}
+    out = [
+        {"phase": registry.card(t["step"]).criterion, "steps": t["steps"], **point}
+        for t in found.get("training", [])
+        for point in t["curve"]
+    ]
+    return out + [{"phase": "round", **row} for row in found.get("rounds", [])]
+
+
+def training_notes(report: Json) -> list[str]:
+    """What a reader must know of how the training ended: stopped, no gain any more, taken up again."""
+    said = ("stopped ", "ended at step", "taken up again", "no number")
+    return [n for n in report["notes"] if any(words in n for words in said)]
 
 
 def coverage_words(report: Json) -> str:

@@ -20,10 +20,12 @@ from typing import Any
 import numpy as np
 
 from core.errors import Fault, ModelRefused
+from core.onnx_encoder import SETTINGS
 from core.store import MANIFEST, check_manifest, home, sha256
 from core.types import Metric, Progress, digest, quiet
 
 EMBEDDED = "minilm"
+ONNX = "onnx"  # the architecture of an ONNX folder: a graph that runs, and that no encoder cut can open
 DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut, and how long it took
 _EMBEDDED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
@@ -55,18 +57,21 @@ class ModelInfo:
     fingerprint: str
     prompts: Mapping[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    engine: str = ""  # what embeds, where that is not torch in fp32: see engines.py
 
     def as_json(self) -> dict[str, Any]:
         keep = ("name", "source", "architecture", "dimension", "layers", "heads", "width", "vocabulary", "max_length",
                 "metric", "parameters", "bytes", "folder_bytes", "fingerprint")  # fmt: skip
-        return {k: getattr(self, k) for k in keep} | {"parts": dict(self.parts), "notes": list(self.notes)}
+        engine = self.engine.split("/")[0] or ("onnxruntime" if self.architecture == ONNX else "torch-fp32")
+        rest = {"parts": dict(self.parts), "notes": list(self.notes), "engine": engine}
+        return {k: getattr(self, k) for k in keep} | rest
 
 
-def open_model(spec: str, progress: Progress = quiet) -> ModelInfo:
+def open_model(spec: str, progress: Progress = quiet, graphs: bool = False) -> ModelInfo:
     """Find, check and describe a model. Raises ModelRefused with what is wrong and what to do.
 
     spec is `minilm`, a folder, a .zip, or a hub id `owner/name`. Foreign models pass the gate; the answer's
-    path is the clean copy under Espalier's own folder.
+    path is the clean copy under Espalier's own folder. `graphs` takes local ONNX folders that Espalier wrote, too.
     """
     if spec == EMBEDDED:
         return describe(_embedded(), name="all-MiniLM-L6-v2", source=EMBEDDED)
@@ -76,6 +81,11 @@ def open_model(spec: str, progress: Progress = quiet) -> ModelInfo:
     if path.exists():
         if path.is_dir() and ((path / MANIFEST).exists() or (path / "recipe.yaml").exists()):
             _own_export(path)
+        if path.is_dir() and (path / SETTINGS).is_file():
+            if not graphs:
+                raise ModelRefused(f"{path.name} is an ONNX folder: `evaluate` runs it, cut the model it was made from")
+            _own_export(path)
+            return _describe_onnx(path, spec)
         progress("checking the model", 0, 1)
         clean = clean_copy(path, home() / "models")
         name = path.resolve().stem if path.suffix == ".zip" else path.resolve().name
@@ -212,6 +222,26 @@ def describe(path: Path, name: str, source: str) -> ModelInfo:
         folder_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         fingerprint=_fingerprint(path, weights),
         prompts={str(k): str(v) for k, v in (settings.get("prompts") or {}).items()},
+    )  # fmt: skip
+
+
+def _describe_onnx(path: Path, source: str) -> ModelInfo:
+    """An ONNX folder: what its settings say; how many heads and neurons a graph has is not looked for."""
+    settings = _json(path / SETTINGS)
+    try:
+        prompts = {str(k): str(v) for k, v in dict(settings["prompts"]).items()}
+        dimension, metric = int(settings["dimension"]), "dot" if settings["metric"] == "dot" else "cosine"
+        length, parameters = int(settings["max_seq_length"] or 0), int(settings.get("parameters", 0))
+    except (KeyError, TypeError, ValueError) as e:
+        raise ModelRefused(f"{path.name}/{SETTINGS} lacks what it must say ({e}): export the model again") from e
+    graph = sorted((path / "onnx").glob("model.onnx*"))
+    files = [*graph, path / "tokenizer.json", path / SETTINGS]
+    return ModelInfo(
+        path.resolve().name, source, path, ONNX, dimension, layers=0, heads=0, width=0, intermediate=0, vocabulary=0,
+        max_length=length, metric=metric, normalized=False, parameters=parameters, parts=(),  # type: ignore[arg-type]
+        bytes=sum(f.stat().st_size for f in graph),
+        folder_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
+        fingerprint=digest(*(sha256(f) for f in files)), prompts=prompts,
     )  # fmt: skip
 
 

@@ -18,6 +18,7 @@ import tempfile
 from pathlib import Path
 
 from core.clean import CONVERT, PICKLES, Files, clean_files
+from core.codes import reader
 from core.errors import Fault, InputError, ModelRefused
 from core.shapes import check_config
 from core.store import MANIFEST, check_manifest, new_folder, sha256
@@ -121,6 +122,12 @@ def _plan(source: Path, limits: Limits | None, said: list[str]) -> Files:
     return files
 
 
+def _reader(path: Path) -> bool:
+    """Whether this is the reader of codes that our exports carry, to the byte; it is never run here either."""
+    own = Path(reader.__file__)
+    return path.name == own.name and path.stat().st_size == own.stat().st_size and path.read_bytes() == own.read_bytes()
+
+
 def _survey(source: Path, limits: Limits | None) -> set[str]:
     """The names of all files. Raises ModelRefused for links, special files and code, wherever they lie."""
     found: set[str] = set()
@@ -131,7 +138,7 @@ def _survey(source: Path, limits: Limits | None) -> set[str]:
             short, info = path.relative_to(source).as_posix(), path.lstat()
             if not (stat.S_ISREG(info.st_mode) or stat.S_ISDIR(info.st_mode)):
                 raise ModelRefused(f"{short} is a link, a device or another special file. Replace it by its content.")
-            if name.lower().endswith((".py", ".pyc")):
+            if name.lower().endswith((".py", ".pyc")) and not _reader(path):
                 raise ModelRefused(
                     f"{short} is code, and a model's own code is never run here. Use a stock architecture."
                 )

@@ -10,11 +10,14 @@ Outside a job nothing is written and nobody stops anything.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 CURVE = "curve.jsonl"
 STOP = "stop"
+TRAINING = "training"
 _folder: list[Path] = []
 
 
@@ -35,6 +38,29 @@ def stopped() -> bool:
     return bool(_folder) and (_folder[0] / STOP).exists()
 
 
+@contextmanager
+def stoppable(wanted: bool = True) -> Iterator[None]:
+    """Work that looks at `stopped` and then ends with the best so far: as long as it lasts, a page offers that."""
+    marks = [f / TRAINING for f in _folder if wanted]
+    for mark in marks:
+        mark.touch()
+    try:
+        yield
+    finally:
+        for mark in marks:
+            mark.unlink(missing_ok=True)
+
+
+@contextmanager
+def unwatched() -> Iterator[None]:
+    """Work whose training is nobody's curve and not to be stopped early: what a result is compared with."""
+    before, _folder[:] = list(_folder), []
+    try:
+        yield
+    finally:
+        _folder[:] = before
+
+
 def stop(folder: Path) -> None:
     """Ask the worker of a run folder to end its training and go on with the best so far."""
     (folder / STOP).touch()
@@ -47,3 +73,13 @@ def curve(folder: Path) -> list[dict[str, Any]]:
     except OSError:
         return []
     return [json.loads(line) for line in lines]
+
+
+def stopping(folder: Path) -> bool:
+    """Whether a run was asked to stop its training."""
+    return (folder / STOP).exists()
+
+
+def training(folder: Path) -> bool:
+    """Whether the run is at work that a stop ends with the best so far."""
+    return (folder / TRAINING).exists()

@@ -15,8 +15,10 @@ from core import registry
 from core.anatomy import Shape, shape_of
 from core.encoders import ModelInfo
 from core.evaluate.cost import LENGTH, vector_bytes
-from core.plan import Plan, Step
+from core.plan import Group, Plan, Step, parse
 from core.planned import after, embedding_size, planned, uneven
+from core.rounds import at, shares
+from core.storing import planned_bytes
 from core.verdict import gigabytes
 
 UNITS = {
@@ -25,6 +27,7 @@ UNITS = {
 }  # fmt: skip
 ZEROS = "zeros only: same size, same speed"
 LATER = "not measured yet"
+_WIDTH = {"onnx-int8": 1, "sentence-transformers-fp16": 2}  # bytes a parameter, where that is not the model's own
 
 
 @dataclass(frozen=True)
@@ -79,7 +82,49 @@ def words(model: ModelInfo, plan: Plan) -> list[str]:
             dimension = small.width if dimension == shape.width and not _mapped(step) else dimension
         said.append(f"{kept:,} of {before:,} {UNITS[step.target]}")
         shape = small
+    codes = registry.parts(plan).codes
+    if codes is not None:
+        size = planned_bytes(codes, leaves(model, plan).dimension)
+        said.append(f"{size:,} of {vector_bytes(model.dimension):,} bytes a vector")
     return said
+
+
+def trained(plan: Plan, report: Mapping[str, Any] | None = None) -> str:
+    """The training of a plan in words, "" where there is none; with its report the steps that were really done."""
+    found = (report or {}).get("encoder") or {}
+    done: dict[str, int] = {}
+    for row in found.get("training", []):
+        done[row["step"]] = done.get(row["step"], 0) + int(row["steps"])
+    said = []
+    for part in plan.steps:
+        steps = part.steps if isinstance(part, Group) else (part,)
+        taught = [s for s in steps if registry.card(s.name).kind == "training"]
+        counts = [done.get(s.name, int(getattr(registry.build(s), "steps", 0))) for s in taught]
+        inner = [f"{n:,} steps of {registry.card(s.name).criterion}" for n, s in zip(counts, taught, strict=True)]
+        if isinstance(part, Group):
+            count, number = dict(part.options)["rounds"], found.get("round_given")
+            rounds = f"{count} rounds" if number is None else f"round {number} of {count}"
+            inner = [f"{rounds} {'with' if done else 'of'} {' and '.join(inner)}" if inner else rounds]
+        said += inner
+    stopped = ", stopped early" if found.get("stopped") else ""
+    return f", after {' and '.join(said)}{stopped}" if said else ""
+
+
+def given(model: ModelInfo, plan: Plan, report: Mapping[str, Any]) -> Plan:
+    """The cuts that a run really made: where a schedule gave one of its rounds, what that round had cut to."""
+    number = (report.get("encoder") or {}).get("round_given")
+    if number is None:
+        return plan
+    out: list[Step | Group] = []
+    for step in plan.steps:
+        if isinstance(step, Group):
+            options = dict(step.options)
+            shape, _ = planned(model, [s for s in out if isinstance(s, Step) and registry.STAGES[s.target] == 0])
+            share = shares(int(options["rounds"]), str(options["schedule"]))[number - 1] if number else 0.0
+            out += [at(s, share, number, shape, shape) for s in step.steps]
+        else:
+            out.append(step)
+    return Plan(tuple(out))
 
 
 def _count(shape: Shape, target: str) -> int:
@@ -95,20 +140,28 @@ def caption(model: ModelInfo, plan: Plan) -> str:
     return "; ".join(words(model, plan)) + (f" (snapped: {', '.join(snapped)})" if snapped else "") + "."
 
 
-def form(plan: Plan, why: str) -> str:
-    """The export format that can hold a plan; `why` is what no stock config can declare."""
+def forms(model: ModelInfo, plan: Plan, why: str) -> tuple[str, ...]:
+    """The export formats that can hold a plan, the plainest first; `why` is what no stock config can declare."""
     if any(registry.card(s.name).two_maps for s in plan.flat):
-        return "vectors"
-    return "onnx" if why else "sentence-transformers"
+        return ("vectors",)
+    graphs = ("onnx", "onnx-int8") if model.architecture != "static" else ()
+    plain = () if why else ("sentence-transformers", "sentence-transformers-fp16")
+    if registry.parts(plan).encoder:
+        return (*plain, *graphs)
+    return ("vectors", *plain) if registry.parts(plan).codes else (*plain, *graphs, "vectors")
 
 
-def reload_words(plan: Plan, why: str) -> str:
-    """How the download will load: plainly, as ONNX and why, or as vectors where one model cannot hold the plan."""
-    if form(plan, why) == "vectors":
-        return "Download as vectors and two matrices: queries and documents are mapped differently."
-    if not why:
-        return "Reloads plainly: `SentenceTransformer(path)`."
-    return f"Download as ONNX, which carries any shape: plain sentence-transformers cannot declare {why}."
+def reload_words(form: str, why: str) -> str:
+    """How the download will load, and where it cannot be plain, why."""
+    if form == "vectors":
+        return "Download as vectors, with the matrix or codebook that reads them."
+    if form == "onnx-int8":
+        return "Download as ONNX in int8: a byte a weight, run by onnxruntime; quality is measured on that graph."
+    if form.startswith("sentence-transformers"):
+        half = " The file holds 16-bit floats, it computes in 32 bits." if form.endswith("fp16") else ""
+        return f"Reloads plainly: `SentenceTransformer(path)`.{half}"
+    cannot = f": plain sentence-transformers cannot declare {why}" if why else ""
+    return f"Download as ONNX, which carries any shape{cannot}."
 
 
 def only_zeros(plan: Plan) -> bool:
@@ -116,24 +169,57 @@ def only_zeros(plan: Plan) -> bool:
     return bool(plan.steps) and all(s.target == "weights" for s in plan.flat)
 
 
-def rows(model: ModelInfo, plan: Plan, report: Mapping[str, Any] | None = None) -> list[tuple[str, str, float]]:
+def small(model: ModelInfo) -> Plan:
+    """Small and fast in one go: two thirds of the layers, five eighths of the neurons, half the vocabulary, taught."""
+    layers = max(1, round(model.layers * 2 / 3))
+    return parse(
+        f"layers/subset keep={layers} | neurons/obs ratio=0.375 | tokens/frequency ratio=0.5 | recover/distill"
+    )
+
+
+def file_bytes(model: ModelInfo, will: Leaves, form: str) -> int:
+    """Bytes of the weight file in a format: int8 graphs hold a byte a parameter, fp16 files two."""
+    return will.parameters * _WIDTH[form] if form in _WIDTH else will.bytes
+
+
+def rows(
+    model: ModelInfo, plan: Plan, report: Mapping[str, Any] | None = None, form: str = ""
+) -> list[tuple[str, str, float]]:
     """Label, words, share left of the unpruned model's: vectors, parameters, file, zipped file, encoding time.
 
     report: the answer of `prune` for exactly this plan; its figures then stand in place of the planned ones.
     """
     will = leaves(model, plan)
     found = (report or {}).get("after", {}).get("model", {})
-    parameters, size = found.get("parameters", will.parameters), found.get("bytes", will.bytes)
+    parameters, size = found.get("parameters", will.parameters), found.get("bytes", file_bytes(model, will, form))
     same = f", {ZEROS}" if only_zeros(plan) else ""
     return [
-        ("vector", f"{vector_bytes(model.dimension):,} → {vector_bytes(will.dimension):,} B",
-         will.dimension / model.dimension),
+        _vector(model, plan, will, report),
         ("parameters", f"{_millions(model.parameters)} → {_millions(parameters)}", parameters / model.parameters),
         ("model file" if found else "model file, planned",
          f"{gigabytes(model.bytes)} → {gigabytes(size)}{same}", size / model.bytes),
         _zipped(report),
         _speed(will.speedup, report),
     ]  # fmt: skip
+
+
+def _vector(model: ModelInfo, plan: Plan, will: Leaves, report: Mapping[str, Any] | None) -> tuple[str, str, float]:
+    """Bytes per vector after dimensions and codes; what the codebook takes once is said beside it."""
+    cost = (report or {}).get("after", {}).get("cost", {})
+    full, planned_size = vector_bytes(model.dimension), planned_bytes(registry.parts(plan).codes, will.dimension)
+    size = cost.get("vector_bytes", planned_size)
+    book = f", codebook {gigabytes(cost['codebook_bytes'])} once" if cost.get("codebook_bytes") else ""
+    return "vector", f"{full:,} → {size:,} B{book}", size / full
+
+
+def code_rows(model: ModelInfo, full: int, kept: int, vectors: float) -> list[tuple[str, str, float]]:
+    """The rows of a code: the vector and the index shrink, the encoder and its speed stay."""
+    return [
+        ("vector", f"{full:,} → {kept:,} B", kept / full),
+        ("index", f"{gigabytes(vectors * full)} → {gigabytes(vectors * kept)}", kept / full),
+        ("model file", f"{gigabytes(model.bytes)}, as it was", 1.0),
+        ("encoding time", "1.00x (ideal 1.00x)", 1.0),
+    ]
 
 
 def _millions(parameters: int) -> str:

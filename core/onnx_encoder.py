@@ -8,7 +8,8 @@ The folder is what core.export.onnx_folder writes. Nothing in it is unpickled or
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+import os
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -24,18 +25,34 @@ INPUTS = ("input_ids", "attention_mask", "token_type_ids")
 OUTPUT = "sentence_embedding"
 
 
-class OnnxEncoder:
-    """A loaded ONNX folder. `settings` is its espalier-onnx.json (dimension, metric, prompts, max_seq_length)."""
+def threads() -> int:
+    """How many threads OMP_NUM_THREADS allows, which torch obeys and other libraries do not read; 0 says nothing."""
+    said = os.environ.get("OMP_NUM_THREADS", "")
+    return int(said) if said.isdigit() else 0
 
-    def __init__(self, folder: Path) -> None:
+
+def _onnxruntime(graph: Path) -> Any:
+    import onnxruntime
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads()
+    return onnxruntime.InferenceSession(str(graph), options, providers=["CPUExecutionProvider"])
+
+
+class OnnxEncoder:
+    """A loaded ONNX folder. `settings` is its espalier-onnx.json (dimension, metric, prompts, max_seq_length).
+
+    session    what runs the graph; another library's must answer get_inputs() and run(names, feed) as onnxruntime's
+    """
+
+    def __init__(self, folder: Path, session: Callable[[Path], Any] = _onnxruntime) -> None:
         """Raises ModelRefused where a file is missing, does not parse, or the graph asks for other inputs."""
-        import onnxruntime
         from tokenizers import Tokenizer
 
         try:
             self.settings: dict[str, Any] = json.loads((folder / SETTINGS).read_text(encoding="utf-8"))
             self.tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            self.session = onnxruntime.InferenceSession(str(folder / GRAPH), providers=["CPUExecutionProvider"])
+            self.session = session(folder / GRAPH)
             self.dimension = int(self.settings["dimension"])
         except Exception as e:  # onnxruntime and tokenizers raise types of their own
             raise ModelRefused(
@@ -50,21 +67,24 @@ class OnnxEncoder:
         """(n, d) float32, a row a text in the order given, as the graph's last module gives them.
 
         Without a prompt the model's default one is used, where it has one. Batches are of texts of similar length,
-        longest first; what is longer than the model reads is cut. Lone surrogates, which no tokenizer takes, are
-        replaced.
+        longest first; what is longer than the model reads is cut.
         """
         prompt = prompt or self.settings["prompts"].get(self.settings["default_prompt_name"], "")
-        readable = [(prompt + t).encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for t in texts]
-        order = sorted(range(len(readable)), key=lambda i: -len(readable[i]))
-        out = np.zeros((len(readable), self.dimension), np.float32)
+        whole = [prompt + text for text in texts]
+        order = sorted(range(len(whole)), key=lambda i: -len(whole[i]))
+        out = np.zeros((len(whole), self.dimension), np.float32)
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
-            out[rows] = self.session.run([OUTPUT], self._feed([readable[i] for i in rows]))[0]
+            out[rows] = self.session.run([OUTPUT], self.feed([whole[i] for i in rows]))[0]
         return out
 
-    def _feed(self, batch: list[str]) -> dict[str, NDArray[np.int64]]:
-        """The graph's inputs for a batch, padded to its longest text; tokenizer.json says how to cut and pad."""
-        found = self.tokenizer.encode_batch(batch)
+    def feed(self, batch: Sequence[str]) -> dict[str, NDArray[np.int64]]:
+        """The graph's inputs for a batch, padded to its longest text; tokenizer.json says how to cut and pad.
+
+        Lone surrogates, which no tokenizer takes, are replaced.
+        """
+        readable = [text.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for text in batch]
+        found = self.tokenizer.encode_batch(readable)
         feed = {
             "input_ids": [e.ids for e in found],
             "attention_mask": [e.attention_mask for e in found],

@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from core import registry
+from core import live, registry
 from core.bench import Bench, Judge, rebased, sampled
 from core.compare import RANDOM_DRAWS, Retention, retention
 from core.cuts import random_plan
@@ -21,16 +21,19 @@ from core.evaluate import drift as moved
 from core.evaluate import retrieval
 from core.evaluate.ranking import Judgements
 from core.judging import compare, figures, measure, rank, reduced
-from core.plan import Cut, Plan, Step
+from core.plan import Cut, Group, Plan, Step
+from core.rounds import settled
 from core.select import apply, select
+from core.storing import drawn, fitted, judged, kept_outside, stored
 from core.sweeps import outside_curve
-from core.types import Measurement, Progress, Ranking, Reduction, quiet
+from core.types import Codes, Measurement, Progress, Ranking, Reduction, quiet
 
 
 @dataclass(frozen=True, eq=False)
 class Cutting:
     """A plan applied to a bench: what it is, what it keeps, beside random pruning of the same size.
 
+    codes     how the vectors are stored behind all cuts, or None for float32
     pruned    the same data embedded by the cut encoder; the bench itself where the plan cuts none
     derived   the cut encoder, or None; source is the unpruned one
     random    data -> measure -> (ratio, std) over `draws` seeds; `chance_on` says on what, where on a sample
@@ -52,6 +55,7 @@ class Cutting:
     spread: Mapping[str, Mapping[str, tuple[float, float]]]
     notes: tuple[str, ...]
     draws: int = RANDOM_DRAWS
+    codes: Codes | None = None
 
 
 def dimension_step(plan: Plan) -> Step:
@@ -90,30 +94,40 @@ def judge_cut(
     parts = registry.parts(resolved)
     steps, step = parts.encoder, parts.dimensions
     derived = derive(bench.model, steps, bench.fit, seed, progress) if steps else None
-    pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=step is not None)
+    fit = step is not None or parts.codes is not None
+    pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=fit)
     progress("ranking the units", 0, 1)
     ranking, reduction = reduce(pruned, step, progress)
     before = tuple(_measured(j) for j in bench.judges)
-    after = tuple(measure(j, *reduced(j, reduction), reduction.metric) for j in pruned.judges)
+    codes = fitted(pruned, reduction, parts.codes, progress) if parts.codes else None
+    after = tuple(judged(j, reduction, codes) for j in pruned.judges)
     kept = {j.name: compare(j, one, two, seed) for j, one, two in zip(bench.judges, before, after, strict=True)}
-    if derived is None and step is not None:
+    if derived is None and parts.codes is not None:
+        chance, spreads, outside = _code_sides(bench, parts, reduction, before, seed, progress, spread)
+    elif derived is None and step is not None:
         chance, spreads, outside = _dimension_sides(bench, step, reduction, before, seed, progress, spread)
     else:
-        chance, spreads, outside = encoder_chance(bench, resolved, seed, draws, progress), {}, {}
+        draws = min(draws, 1) if _trains(resolved) else draws  # random units are trained as long: minutes a draw
+        chance, spreads, outside = encoder_chance(bench, _as_given(resolved, derived), seed, draws, progress), {}, {}
     stages = {}
     for one, two in zip(bench.judges, pruned.judges, strict=True):
         if rescore and one.task is not None:
-            stages[one.name] = two_stage(two, reduction, rescore, one)
-    shift = drift(pruned.judges[0], reduction, seed, bench.judges[0])
+            stages[one.name] = two_stage(two, reduction, rescore, one, codes)
+    shift = drift(pruned.judges[0], reduction, seed, bench.judges[0], codes=codes)
     notes = (
-        *bench_notes(bench, step is not None),
+        *bench_notes(bench, fit),
         *(ranking.notes if ranking else ()),
+        *(codes.notes if codes else ()),
         *_encoder_notes(bench, derived),
     )
     return Cutting(
         plan, resolved, reduction, pruned, derived, bench.model, before, after, kept, chance, outside, shift, stages,
-        spreads, notes, RANDOM_DRAWS if derived is None else draws,
+        spreads, notes, RANDOM_DRAWS if derived is None else draws, codes,
     )  # fmt: skip
+
+
+def _trains(plan: Plan) -> bool:
+    return any(registry.card(s.name).kind == "training" for s in plan.flat)
 
 
 def _encoder_notes(bench: Bench, derived: Derived | None) -> tuple[str, ...]:
@@ -133,6 +147,25 @@ def _encoder_notes(bench: Bench, derived: Derived | None) -> tuple[str, ...]:
             "for the difference where sentence pairs show nothing of it"
         )
     return (*found, *derived.notes)
+
+
+def _as_given(resolved: Plan, derived: Derived | None) -> Plan:
+    """The plan as it was done: the round of a schedule that was given, the steps of a training that was stopped.
+
+    Random units are compared at the same counts, after as much training.
+    """
+    facts = derived.facts if derived else {}
+    plan, done = settled(resolved, facts.get("round_given")), iter(facts.get("training", []))
+    if not facts.get("stopped") or any(isinstance(s, Group) for s in plan.steps):
+        return plan
+
+    def short(step: Step) -> Step:
+        if registry.card(step.name).kind != "training":
+            return step
+        steps = next(done, {"steps": 0})["steps"]
+        return Step(step.name, tuple((k, steps if k == "steps" else v) for k, v in step.options))
+
+    return Plan(tuple(map(short, plan.flat)))
 
 
 def _measured(judge: Judge) -> Measurement:
@@ -164,6 +197,30 @@ def _dimension_sides(
     return chance, spreads, outside
 
 
+def _code_sides(
+    bench: Bench, parts: registry.Parts, reduction: Reduction, before: Sequence[Measurement], seed: int,
+    progress: Progress, spread: bool,
+) -> tuple[Ratios, Ratios, dict[str, dict[str, Retention]]]:  # fmt: skip
+    """What stands beside a code: chance with the same bytes, other seeds, and the figures outside the fit."""
+    chance: Ratios = {}
+    spreads: Ratios = {}
+    step = parts.codes
+    assert step is not None
+    others = [fitted(bench, reduction, s) for s in _seeds(step)] if spread and registry.card(step.name).seeded else []
+    floors = [s if isinstance(s, int) else fitted(bench, reduction, s) for s in drawn(step, reduction)]
+    for judge, one, n in zip(bench.judges, before, range(len(before)), strict=True):
+        progress(f"judging on {judge.name}", n, len(before))
+        draws = [
+            _at(judge, min(f, bench.model.dimension), c)
+            if isinstance(f, int) else figures(judged(judge, reduction, f))
+            for f, c in zip(floors, _draws(bench), strict=True)
+        ]  # fmt: skip
+        chance[judge.name] = _ratios(one, draws)
+        if others:
+            spreads[judge.name] = _ratios(one, [figures(judged(judge, reduction, c)) for c in others])
+    return chance, spreads, {} if parts.dimensions else kept_outside(bench, step, before, seed, progress)
+
+
 def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress: Progress = quiet) -> Ratios:
     """Random units with the same counts and the same reconstruction, on a seeded sample of every data set."""
     small = replace(bench, judges=tuple(sampled(j, seed) for j in bench.judges))
@@ -173,16 +230,25 @@ def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress
         progress(f"random pruning, draw {draw + 1} of {draws}", draw, draws)
         parts = registry.parts(random_plan(resolved, draw))
         step = parts.dimensions
-        cut = rebased(small, derive(bench.model, parts.encoder, bench.fit, seed).info, fit=step is not None)
+        with live.unwatched():  # its training is not what the person watches or stops
+            derived = derive(bench.model, parts.encoder, bench.fit, seed, _inside(progress, f"random draw {draw + 1}"))
+        cut = rebased(small, derived.info, fit=step is not None or parts.codes is not None)
         _, reduction = reduce(cut, step)
+        codes = fitted(cut, reduction, parts.codes) if parts.codes else None
         for judge in cut.judges:
-            found[judge.name].append(figures(measure(judge, *reduced(judge, reduction), reduction.metric)))
+            found[judge.name].append(figures(judged(judge, reduction, codes)))
     return {j.name: _ratios(one, found[j.name]) for j, one in zip(small.judges, before, strict=True) if draws}
 
 
+def _inside(progress: Progress, what: str) -> Progress:
+    """Progress of a part: its own words behind what it is a part of."""
+    return lambda part, done, total: progress(f"{what}: {part}", done, total)
+
+
 def drift(
-    judge: Judge, reduction: Reduction, seed: int = 0, dense: Judge | None = None, near: Judgements | None = None
-) -> moved.Drift:
+    judge: Judge, reduction: Reduction, seed: int = 0, dense: Judge | None = None, near: Judgements | None = None,
+    codes: Codes | None = None,
+) -> moved.Drift:  # fmt: skip
     """How far a data set's documents moved, on seeded probes; `dense` is the judge with the unpruned encoder's vectors.
 
     `near` are the documents' neighbours in the full space, where they are known.
@@ -190,7 +256,8 @@ def drift(
     full, own = (dense or judge).documents.vectors, judge.documents.vectors
     asked = apply(reduction, own, "query")
     metrics = ((dense or judge).documents.metric, reduction.metric)
-    return moved.drift(full, apply(reduction, own), asked=asked, metrics=metrics, near=near, seed=seed)
+    small = stored(judge, reduction, codes)[0]
+    return moved.drift(full, small, asked=asked, metrics=metrics, near=near, seed=seed)
 
 
 def drift_curve(judge: Judge, ranking: Ranking, kept: Sequence[int], seed: int = 0) -> list[moved.Drift]:
@@ -224,11 +291,13 @@ def _ratios(before: Measurement, draws: list[dict[str, float]]) -> dict[str, tup
     return out
 
 
-def two_stage(judge: Judge, reduction: Reduction, shortlist: int, dense: Judge | None = None) -> dict[str, float]:
+def two_stage(
+    judge: Judge, reduction: Reduction, shortlist: int, dense: Judge | None = None, codes: Codes | None = None
+) -> dict[str, float]:
     """Figures when `shortlist` hits on the pruned vectors are rescored with the full ones (the unpruned encoder's)."""
     assert judge.task is not None
     whole = dense or judge
-    documents, queries = reduced(judge, reduction)
+    documents, queries = stored(judge, reduction, codes)
     full = (whole.queries.vectors, whole.documents.vectors)
     metrics = (reduction.metric, whole.documents.metric)
     found = retrieval.two_stage_ranks(judge.task, (queries, documents), full, shortlist, metrics)

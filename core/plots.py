@@ -256,36 +256,6 @@ def _plain_text(text: str) -> str:
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
 
 
-AGAINST = {
-    "bytes": "bytes per vector",
-    "model_bytes": "bytes of the model file",
-    "encoding": "encoding time, share left",
-}
-
-
-def tried(rows: Sequence[Mapping[str, Any]], measure: str, against: str = "bytes") -> Any:
-    """Cuts side by side: quality kept against one of the costs in AGAINST, the best at each cost marked."""
-    best = {r["label"] for r in rows if not any(o[against] <= r[against] and o["kept"] > r["kept"] for o in rows)}
-    data = [
-        {"type": "scatter", "mode": "markers+text", "x": [r[against]], "y": [100 * r["kept"]],
-         "text": [_short(r["label"], 30)],
-         "textposition": "top center", "textfont": {"size": 11}, "name": r["label"],
-         "marker": {"size": 12, "color": CHOSEN if r["label"] in best else "rgba(128,138,132,0.8)",
-                    "symbol": "star" if r["label"] in best else "circle"},
-         "error_y": {"type": "data", "symmetric": False, "array": [100 * (r["high"] - r["kept"])],
-                     "arrayminus": [100 * (r["kept"] - r["low"])], "thickness": 1},
-         "hovertemplate": _plain_text(r["label"]) + ": %{y:.1f} % kept, %{x:,.4g} " + AGAINST[against]
-                          + "<extra></extra>"}
-        for r in rows
-    ]  # fmt: skip
-    what = "speed" if against == "encoding" else "size"
-    return _figure(
-        data, f"{len(best)} of {len(rows)} cuts are not beaten at their {what} (★)", 420,
-        xaxis={"title": {"text": AGAINST[against]}, "range": [0, 1.25 * max(r[against] for r in rows)]},
-        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}},
-    )  # fmt: skip
-
-
 def methods(rows: Sequence[tuple[str, float, float, float]], chosen: str, title: str, baseline: float) -> Any:
     """Methods at one ratio: what each keeps with its 95 % interval, the chosen one in colour, random as a dashed line.
 

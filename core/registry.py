@@ -10,7 +10,20 @@ from dataclasses import dataclass, fields
 from typing import Any
 
 from core.errors import PlanError
-from core.methods import axes, depth, learned, rotations, schedule, structures, tokens, weights, width
+from core.methods import (
+    axes,
+    components,
+    depth,
+    learned,
+    quantize,
+    recovery,
+    rotations,
+    schedule,
+    structures,
+    tokens,
+    weights,
+    width,
+)
 from core.methods.base import Card, Method
 from core.plan import Group, Plan, Step, Value
 
@@ -45,7 +58,10 @@ METHODS: tuple[type[Method], ...] = (
     weights.Magnitude,
     weights.ImportanceSampling,
     weights.Random,
+    *recovery.RECOVERIES,
     schedule.Iterate,
+    *quantize.QUANTIZERS,
+    *components.COMPONENTS,
 )
 _BY_NAME = {m.card.name: m for m in METHODS}
 _CUT = ("ratio", "keep")
@@ -131,7 +147,15 @@ def _check_group(group: Group | Step) -> None:
         raise PlanError(f"iterate(...) holds encoder steps only: put {strange.name} behind the parentheses")
     if not any(s.cut for s in group.steps):
         raise PlanError("iterate(...) needs a cut inside, e.g. iterate(neurons/obs ratio=0.5 | recover/distill)")
+    targets = [s.target for s in group.steps if s.cut]
+    double = next((t for t in targets if targets.count(t) > 1), None)
+    if double is not None:
+        raise PlanError(f"iterate(...) cuts {double} twice, and each names a final ratio: keep one of the two")
+    if "weights" in targets and len(targets) > 1:
+        raise PlanError("iterate(...): a round that cuts after weights/... would fill its zeros: put weights behind")
     options = dict(group.options)
+    if int(options["rounds"]) > 1 and any(s.get("pattern") == "2:4" for s in group.steps):
+        raise PlanError("iterate(...): pattern=2:4 removes exactly half at once: take it out, or write rounds=1")
     if int(options["take"]) > int(options["rounds"]):
         raise PlanError(f"iterate take={options['take']}: there are {options['rounds']} rounds; write one of them")
 

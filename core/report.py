@@ -16,8 +16,9 @@ from core.evaluate.drift import Drift
 from core.judging import figures, reduced
 from core.pipeline import Cutting
 from core.plan import Step
+from core.storing import code_search_ms
 from core.sweeps import Curve
-from core.types import Measurement, Reduction
+from core.types import Codes, Measurement, Reduction
 
 
 def plain(value: Any) -> Any:
@@ -46,12 +47,21 @@ def quality_block(measurements: Sequence[Measurement]) -> dict[str, dict[str, fl
     return {m.name: figures(m) for m in measurements}
 
 
-def cost_block(shape: Shape, dimension: int, timing: dict[str, Any] | None, search: float) -> dict[str, Any]:
+def cost_block(
+    shape: Shape, dimension: int, timing: dict[str, Any] | None, search: float, codes: Codes | None = None
+) -> dict[str, Any]:
     return {
-        "vector_bytes": cost.vector_bytes(dimension),
+        **stored_block(dimension, codes),
         "search_ms_per_query": search,
         **cost.encode_cost(shape, timing),
     }
+
+
+def stored_block(dimension: int, codes: Codes | None) -> dict[str, int]:
+    """Bytes of each vector, and where they are codes, of what is stored once for all of them."""
+    if codes is None:
+        return {"vector_bytes": cost.vector_bytes(dimension)}
+    return {"vector_bytes": codes.bytes, "codebook_bytes": codes.codebook_bytes}
 
 
 def evaluation(
@@ -84,7 +94,8 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
     """The answer of `prune` but for timing and export, which are added when they were measured."""
     first, reduction = bench.judges[0], cut.reduction
     documents, queries = reduced(cut.pruned.judges[0], reduction)
-    searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), cost.search_ms(queries, documents))
+    own = cost.search_ms(queries, documents) if cut.codes is None else code_search_ms(cut.codes, queries, documents)
+    searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), own)
     model, dense = bench.model, shape_of(bench.model)
     small = cut.derived.shape if cut.derived else dense
     return {
@@ -102,7 +113,7 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
         "after": {
             "model": pruned_model(cut.pruned.model, reduction) | shape_block(cut.derived),
             "quality": quality_block(cut.after),
-            "cost": cost_block(small, reduction.size, None, searches[1]),
+            "cost": cost_block(small, reduction.size, None, searches[1], cut.codes),
         },
         "retention": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.retention.items()},
         "random_baseline": _pairs(cut.random, cut.draws),
@@ -213,6 +224,23 @@ def sweep(
             "vector_bytes": cost.vector_bytes(kept),
         })  # fmt: skip
     return {"method": curves[0].method, "points": points, "seconds": seconds}
+
+
+def code_point(cut: Cutting) -> dict[str, Any]:
+    """One size of a code's curve; `ratio` is the share of bytes removed, `kept` the bytes of a vector."""
+    assert cut.codes is not None
+    before, dimension = quality_block(cut.before), cut.source.dimension
+    return {
+        "ratio": 1 - cut.codes.bytes / cost.vector_bytes(dimension),
+        "kept": cut.codes.bytes,
+        "plan": str(cut.plan),
+        "quality": quality_block(cut.after),
+        "random": {d: {m: before[d][m] * a for m, (a, _) in ms.items()} for d, ms in cut.random.items()},
+        "outside_fit": {d: {m: r.after for m, r in ms.items()} for d, ms in cut.outside.items()},
+        "retention": {d: {m: r.as_json() for m, r in ms.items()} for d, ms in cut.retention.items()},
+        "drift": _drift(cut.drift),
+        **stored_block(dimension, cut.codes),
+    }
 
 
 def encoder_point(cut: Cutting, ratio: float) -> dict[str, Any]:

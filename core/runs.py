@@ -8,6 +8,8 @@ from core import jobs, registry
 from core.errors import PlanError
 from core.plan import parse
 
+_FORMS = {"onnx-int8": ", int8"}  # formats that change vectors: two runs of one plan are two cuts
+
 
 def prunings(measure: str = "ndcg@10") -> list[dict[str, Any]]:
     """One row for each finished pruning on disk, the newest first; `measure` where its first data set has it."""
@@ -28,7 +30,8 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
         if found and found["ratio"] is not None:
             chance = report["random_baseline"].get(data, {}).get(measure, {})
             return {
-                "label": _label(report["plan"]),
+                "label": _label(report["plan"]) + _FORMS.get((report.get("export") or {}).get("format", ""), ""),
+                "model": report["before"]["model"].get("fingerprint"),
                 "data": data,
                 "measure": measure,
                 "kept": found["ratio"],

@@ -132,8 +132,9 @@ def put_arrays(key: str, arrays: Mapping[str, NDArray[Any]], meta: Mapping[str, 
 
     data = save({k: np.ascontiguousarray(v) for k, v in arrays.items()}, metadata=dict(meta or {}))
     path = _entry(key)
+    hashes = [hashlib.sha256(part).hexdigest() for part in (data, *([path.read_bytes()] if path.exists() else []))]
+    write_atomic(path.with_suffix(".sha256"), " ".join(hashes).encode())  # the new one or, if we die now, the old one
     write_atomic(path, data)
-    write_atomic(path.with_suffix(".sha256"), hashlib.sha256(data).hexdigest().encode())
 
 
 def has_arrays(key: str) -> bool:
@@ -150,13 +151,18 @@ def get_arrays(key: str) -> dict[str, NDArray[Any]] | None:
         return None
     try:
         data = path.read_bytes()
-        if path.with_suffix(".sha256").read_text() != hashlib.sha256(data).hexdigest():
+        if hashlib.sha256(data).hexdigest() not in path.with_suffix(".sha256").read_text().split():
             raise ValueError("hash")
         return dict(load(data))
     except Exception:  # whatever is wrong with a cache entry, the cure is the same: rebuild it
-        path.unlink(missing_ok=True)
-        path.with_suffix(".sha256").unlink(missing_ok=True)
+        drop_arrays(key)
         return None
+
+
+def drop_arrays(key: str) -> None:
+    """Forget what is kept under `key`, where there is something."""
+    for path in (_entry(key), _entry(key).with_suffix(".sha256")):
+        path.unlink(missing_ok=True)
 
 
 def sweep_partials() -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -92,7 +92,19 @@ def _plain_curve(judge: Judge, ranking: Ranking, kept: list[int]) -> Values:
 def outside_curve(
     bench: Bench, judge: Judge, step: Step, ratios: Sequence[float], progress: Progress = quiet
 ) -> Curve | None:
-    """The same curve, each query judged by a fit that never saw its relevant documents; None where it is not needed.
+    """The same curve, each query judged by a fit that never saw its relevant documents; None where it is not needed."""
+
+    def part(context: FitContext, asking: NDArray[np.int64]) -> Curve:
+        return curve(judge, rank(context, step), ratios, only=asking)
+
+    return outside(bench, judge, step, part, progress)
+
+
+def outside(
+    bench: Bench, judge: Judge, step: Step, part: Callable[[FitContext, NDArray[np.int64]], Curve],
+    progress: Progress = quiet,
+) -> Curve | None:  # fmt: skip
+    """Any curve judged outside its fit: `part(context, queries)` fits on a context and judges these queries by it.
 
     The queries are dealt into folds; for each fold the method is fitted without the documents judged relevant
     for the fold's queries. What is shipped is fitted on all documents, so this is the careful estimate of it.
@@ -111,15 +123,15 @@ def outside_curve(
     if not folds or any(len(bench.fit) - len(rows) < 2 for rows in seen):
         return None  # so few texts that nothing is left to fit on without them
     context = bench.context(card, progress)
+    found: Curve | None = None
     parts: dict[str, NDArray[np.float64]] = {}
-    kept: tuple[int, ...] = ()
     for fold, (mine, rows) in enumerate(zip(asking, seen, strict=True)):
         progress("fitting without the judged documents", fold, folds)
-        part = curve(judge, rank(_without(context, rows), step), ratios, only=mine)
-        kept = part.kept
-        for m, v in part.values.items():
-            parts.setdefault(m, np.zeros((len(ratios), len(task))))[:, mine] = v
-    return Curve(step.name, judge.name, tuple(ratios), kept, parts, outside=True)
+        found = part(_without(context, rows), mine)
+        for m, v in found.values.items():
+            parts.setdefault(m, np.zeros((len(v), len(task))))[:, mine] = v
+    assert found is not None
+    return replace(found, values=parts, outside=True, notes=())
 
 
 def _without(context: FitContext, rows: NDArray[np.int64]) -> FitContext:

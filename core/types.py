@@ -242,11 +242,17 @@ class Reduction:
 class Codes(Protocol):
     """A fitted codebook: how a vector is stored in fewer bytes, and read again."""
 
-    method: str
+    @property
+    def method(self) -> str:
+        """The name of the method that fitted it."""
 
     @property
     def bytes(self) -> int:
         """Bytes a vector takes, all told."""
+
+    @property
+    def notes(self) -> tuple[str, ...]:
+        """What a reader of its figures must know."""
 
     @property
     def codebook_bytes(self) -> int:

@@ -107,7 +107,7 @@ def study(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = (), 
     stored = get_arrays(key)
     units = bench.model.dimension
     kept = tuple(sweeps.kept_at(ratios, units))
-    chance = _chance(bench, judge, ratios)
+    chance = random_means(bench, judge, ratios)
     if stored is None:
         stored = _work_out(bench, judge, step, ratios, progress)
         put_arrays(key, stored)
@@ -148,7 +148,7 @@ def _work_out(
     return found | ({"overlap": overlap} if len(overlap) else {})
 
 
-def _chance(bench: Bench, judge: Judge, ratios: Sequence[float]) -> dict[str, NDArray[np.float64]]:
+def random_means(bench: Bench, judge: Judge, ratios: Sequence[float]) -> dict[str, NDArray[np.float64]]:
     """measure -> (draws, cuts) means of random pruning; the same for every method, so kept apart."""
     key = digest("chance", bench.fingerprint, judge.dataset.fingerprint, repr(ratios))
     stored = get_arrays(key)

@@ -5,7 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core import registry
 from core.plan import Step
-from pages._ui import cache, encoder, jobs, options, sensitivity, session, steps, takeaway, views
+from pages._ui import cache, codes, combine, encoder, jobs, options, sensitivity, session, takeaway, views
 
 session.arrive()
 bench, choice = cache.settle()
@@ -51,9 +51,13 @@ def workbench() -> None:
     top = st.container()
     left, right = st.columns([1, 2], gap="large")
     with left:
+        if goal != "index":
+            encoder.preset(bench.model)
         step = options.method(bench, goal)
-    if steps.composed(step.target):
+    if combine.composed(step.target):
         encoder_cut(step, top, left, right)
+    elif step.target == "quantize":
+        codes.cut(bench, choice, step, judge, measure, floor, top, left, right)
     else:
         dimension_cut(step, top, left, right)
 
@@ -68,7 +72,8 @@ def encoder_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: De
         views.notes(cache.notes(bench))
     with right:
         encoder.result(bench, choice, plan, data, measure)
-        sensitivity.panel(choice, step, floor)
+        if step.cut is not None:
+            sensitivity.panel(choice, step, floor)
 
 
 def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: DeltaGenerator) -> None:
@@ -88,7 +93,7 @@ def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: 
             **session.kept("millions"),
         )
         views.meter(bench, shown, index, vectors)
-        steps.combine(bench, step)
+        combine.steps_of(bench, step)
         more = st.expander("Cost and two-stage search", key="more_cost", on_change="rerun")
         if more.open:
             with more:

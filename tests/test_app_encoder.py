@@ -8,14 +8,15 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import commands, jobs, meter
+from core import commands, jobs, live, meter, registry
 from core.__main__ import build_parser
+from core.encoders import ModelInfo, open_model
 from core.types import quiet
 from tests.test_app import at, checked, command, opened, said, verdict
 from tests.tiny_models import WORDS, tiny_model
@@ -55,7 +56,7 @@ def plan(page: AppTest) -> str:
 @pytest.mark.parametrize(
     ("wish", "offered"),
     [
-        ("index", ["Dimensions of the vectors"]),
+        ("index", ["Dimensions of the vectors", "Bits per number"]),
         ("model", ["Vocabulary (token rows)", "Layers", "Feed-forward neurons", "Hidden width"]),
         ("speed", ["Layers", "Feed-forward neurons", "Attention heads", "Hidden width"]),
     ],
@@ -66,7 +67,7 @@ def test_the_wish_chooses_what_can_be_cut(wish: str, offered: list[str]) -> None
     assert page.selectbox(key="target").options == offered
     assert ("not measured yet" in verdict(page)) == (wish != "index")
     checked(page.toggle(key="all_targets").set_value(True).run())
-    assert len(page.selectbox(key="target").options) == 7
+    assert len(page.selectbox(key="target").options) == 8
 
 
 def test_single_weights_say_at_once_that_they_gain_nothing() -> None:
@@ -81,8 +82,6 @@ def test_single_weights_say_at_once_that_they_gain_nothing() -> None:
 def test_every_method_can_be_chosen_and_its_options_reach_the_plan(target: str) -> None:
     page = cutting(speed(), target)
     checked(page.checkbox(key="all_methods").check().run())
-    from core import registry
-
     for name in registry.names(target):
         checked(page.selectbox(key=f"method_{target}").select(name).run())
         assert plan(page).startswith(name)
@@ -221,7 +220,7 @@ def test_a_cut_is_measured_goes_out_of_date_and_comes_back(tiny: tuple[str, str]
     cutting(page, "layers")
     assert verdict(page) == measured
     at(page, "compare")
-    checked(page.segmented_control(key="against").set_value("model_bytes").run())
+    checked(page.segmented_control(key="axis").set_value("model_bytes").run())
     assert any("layers/subset keep=1" in str(d.value) for d in page.dataframe)
 
 
@@ -274,3 +273,135 @@ def test_what_an_architecture_lacks_is_named(tmp_path: Path, tiny: tuple[str, st
     assert page.selectbox(key="target").options == ["Dimensions of the vectors"]
     checked(page.segmented_control(key="wish").set_value("model").run())
     assert page.selectbox(key="target").options == ["Vocabulary (token rows)"]
+
+
+# ---- training: live, stopped with the best so far, taken up again ---------------------------------------------
+
+
+def recovering(tiny: tuple[str, str], steps: int) -> AppTest:
+    """One layer of two, and a recovery of so many steps behind it."""
+    page = loaded(tiny)
+    checked(page.button(key="add_step").click().run())
+    checked(page.selectbox(key="step1_target").select("recover").run())
+    checked(page.number_input(key="step1_recover/distill:steps").set_value(steps).run())
+    checked(page.number_input(key="step1_recover/distill:patience").set_value(0).run())
+    return checked(page.number_input(key="step1_recover/distill:every").set_value(20).run())
+
+
+def until(done: Callable[[], bool], seconds: float = 60) -> None:
+    end = time.monotonic() + seconds
+    while not done():
+        assert time.monotonic() < end
+        time.sleep(0.05)
+
+
+def test_training_is_drawn_live_taken_up_after_a_kill_and_stopped_with_the_best_so_far(tiny: tuple[str, str]) -> None:
+    page = recovering(tiny, 500_000)
+    assert plan(page) == "layers/subset keep=1 | recover/distill steps=500000 patience=0 every=20"
+    assert "1 of 2 layers, after 500,000 steps of distillation: not measured yet" in verdict(page)
+    checked(page.button(key="run_encoder").click().run())
+    folder = jobs.folder(run().id)
+    until(lambda: len(live.curve(folder)) > 3)
+    os.kill(int((folder / "pid").read_text()), signal.SIGKILL)
+    until(lambda: run().ended)
+    checked(page.run())
+    assert "Training goes on from its last checkpoint" in said(page)
+    checked(page.button(key="run_encoder").click().run())
+    until(lambda: len(live.curve(folder)) > 2)
+    checked(page.run())
+    assert [c for c in page.get("plotly_chart") if "live-" in str(c.proto.id)]
+    stop = f"stop-{run().id}-best"
+    assert page.button(key=stop).label == "Stop training, keep the best so far"
+    checked(page.button(key=stop).click().run())
+    begun = time.monotonic()
+    until(lambda: not live.training(folder))
+    assert time.monotonic() - begun < 2
+    until(lambda: run().ended)
+    assert run().state == "done", run().error
+    checked(page.run())
+    answer = jobs.result(run().id)
+    assert answer is not None
+    found = answer["encoder"]["training"][0]
+    assert 40 <= found["steps"] < 500_000
+    assert found["best"] == min(p["held_out"] for p in found["curve"]) <= found["start"]
+    assert f"{found['steps']:,} steps of distillation, stopped early" in verdict(page)
+    assert "taken up again at step" in said(page)
+    assert f"stopped after {found['steps']} of 500000 steps" in said(page)
+    assert page.button(key="train_on").label == "Train to the end"
+
+
+# ---- schedules, presets, formats, codes -----------------------------------------------------------------------
+
+
+def test_a_step_goes_where_its_kind_belongs(tiny: tuple[str, str]) -> None:
+    page = loaded(tiny)
+    for number, target in ((1, "dimensions"), (2, "recover"), (3, "neurons"), (4, "quantize"), (5, "train")):
+        checked(page.button(key="add_step").click().run())
+        checked(page.selectbox(key=f"step{number}_target").select(target).run())
+    found = [s.split("/")[0] for s in plan(page).split(" | ")]
+    assert found == ["train", "layers", "neurons", "recover", "dimensions", "quantize"]
+    assert not page.error
+
+
+def test_a_recovery_behind_a_cut_can_become_a_schedule(tiny: tuple[str, str]) -> None:
+    page = recovering(tiny, 30)
+    checked(page.toggle(key="step1_group").set_value(True).run())
+    assert plan(page) == "iterate(layers/subset keep=1 | recover/distill steps=30 patience=0 every=20)"
+    checked(page.number_input(key="step1_iterate:rounds").set_value(2).run())
+    checked(page.number_input(key="step1_iterate:floor").set_value(0.5).run())
+    assert plan(page).endswith(") rounds=2 floor=0.5")
+    assert "2 rounds of 30 steps of distillation" in verdict(page)
+    checked(page.number_input(key="step1_iterate:take").set_value(3).run())
+    assert "there are 2 rounds" in said(page)
+    checked(page.toggle(key="step1_on").set_value(False).run())
+    assert plan(page) == "layers/subset keep=1"
+
+
+def test_one_click_fills_in_a_small_and_fast_model() -> None:
+    page = speed()
+    assert page.button(key="preset").label == "Small and fast: about 11.7 MB"
+    checked(page.button(key="preset").click().run())
+    assert plan(page) == str(meter.small(page_model()))
+    assert page.get("button_group")[-1].value == "onnx-int8"
+    assert "a byte a weight" in said(page)
+    assert "4 of 6 layers, 960 of 1,536 neurons in each layer, 15,261 of 30,522 token rows, after" in verdict(page)
+    checked(page.segmented_control(key="wish").set_value("index").run())
+    assert "preset" not in [b.key for b in page.button]
+
+
+def page_model() -> ModelInfo:
+    return open_model("minilm")
+
+
+def test_the_format_is_the_persons_choice_where_there_is_one(tiny: tuple[str, str]) -> None:
+    page = loaded(tiny)
+    checked(page.segmented_control(key="form").set_value("sentence-transformers-fp16").run())
+    assert "16-bit floats" in said(page)
+    cutting(page, "heads")
+    checked(page.slider(key="ratio_heads").set_value(50).run())
+    assert page.segmented_control(key="form").options == ["ONNX", "ONNX int8"]
+    assert "Download as ONNX, which carries any shape" in said(page)
+    cutting(page, "layers")
+    assert "16-bit floats" in said(page)
+
+
+def test_codes_answer_at_every_size(tiny: tuple[str, str]) -> None:
+    model, texts = tiny
+    args = ["study", "--model", model, "--data", texts, "--method", "quantize/waterfill"]
+    commands.study(build_parser().parse_args(args), quiet)
+    page = loaded(tiny)
+    checked(page.segmented_control(key="wish").set_value("index").run())
+    cutting(page, "quantize")
+    sizes = page.select_slider(key="bytes").options
+    assert sizes[0].startswith("32 B · 4x")
+    checked(page.select_slider(key="bytes").set_value(8).run())
+    assert "Keep 8 of 128 bytes a vector (16x smaller): " in verdict(page)
+    assert "random dimensions of that size" in verdict(page)
+    checked(page.button(key="add_step").click().run())
+    checked(page.selectbox(key="step1_target").select("dimensions").run())
+    checked(page.slider(key="step1_ratio").set_value(50).run())
+    assert plan(page) == "dimensions/svd ratio=0.5 | quantize/waterfill bytes=8"
+    assert "16 of 32 dimensions, 8 of 128 bytes a vector: not measured yet" in verdict(page)
+    checked(page.button(key="step1_gone").click().run())
+    at(page, "compare")
+    assert any("Water-filled codes, 16x smaller" in str(d.value) for d in page.dataframe)

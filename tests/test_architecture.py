@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "sentence_transformers", "transformers", "umap", "plotly", "sklearn", "scipy", "pandas", "pyarrow",
     "numba", "streamlit", "safetensors", "tokenizers", "huggingface_hub", "joblib", "threadpoolctl", "onnx",
-    "onnxruntime",
+    "onnxruntime", "openvino",
 }  # fmt: skip
 LIGHT = {"numpy", "yaml"}  # what a core module may import when it is itself imported, beside Python's own
 
@@ -26,18 +26,19 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("core.store", "core.plan", "core.live"),
     (
         "core.data", "core.unzip", "core.weights", "core.shapes", "core.clean", "core.gate", "core.encoders",
-        "core.embedding", "core.onnx_encoder", "core.layouts", "core.anatomy", "core.calibration", "core.planned",
-        "core.surgery", "core.units",
+        "core.codes", "core.embedding", "core.onnx_encoder", "core.engines", "core.layouts", "core.anatomy",
+        "core.calibration", "core.planned", "core.surgery", "core.units",
         "core.select", "core.evaluate", "core.compare", "core.maps", "core.jobs",
     ),
     ("core.methods",),
-    ("core.surgery.masks", "core.registry"),
+    ("core.surgery.masks", "core.recover", "core.registry"),
     ("core.bench",),
-    ("core.cuts", "core.derive", "core.judging", "core.sweeps", "core.pipeline",
-     "core.export", "core.report", "core.results", "core.verdict", "core.plots",
+    ("core.cuts", "core.folders", "core.rounds", "core.derive", "core.judging", "core.sweeps", "core.storing",
+     "core.pipeline", "core.export", "core.report", "core.results", "core.verdict", "core.plots",
      "core.probing", "core.removal", "core.sensitivity", "core.sensitivity_plots",
-     "core.meter", "core.encoder_verdict", "core.runs"),
-    ("core.commands", "core.wording"),
+     "core.pilot", "core.meter", "core.encoder_verdict", "core.runs", "core.budgets", "core.pareto", "core.pareto_plots",
+     "core.training_plots"),
+    ("core.commands", "core.exporting", "core.wording"),
     ("core", "core.__main__"),
     ("pages._ui",),
     ("pages",),
@@ -198,7 +199,8 @@ def test_a_method_knows_only_its_base_and_the_records(module: str) -> None:
     """No sibling, and nothing that knows a judgement: evaluation, data and preparation are out of reach."""
     found = {n for n in imported(list(ast.walk(tree(module))), sources()) if n.split(".")[0] == "core"}
     encoder = {"core.anatomy", "core.calibration", "core.units"}  # they know no judgement either
-    assert found <= {"core.errors", "core.types", "core.plan", "core.methods.base"} | encoder
+    codes = {"core.codes", "core.codes.tables"}
+    assert found <= {"core.errors", "core.types", "core.plan", "core.methods.base"} | encoder | codes
 
 
 def test_pages_do_not_import_each_other() -> None:

@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import yaml
 
-from core import commands, export
+from core import commands, export, registry
 from core.__main__ import main
 from core.encoders import open_model
 from core.errors import Cancelled, Fault
@@ -320,8 +320,8 @@ def test_methods_lists_every_card() -> None:
     for card in cards:
         assert {"name", "target", "criterion", "label", "idea", "cost", "benefits", "limits", "options",
                 "reference"} <= set(card)  # fmt: skip
-        assert card["name"].startswith(card["target"] + "/")
-        assert {"ratio", "keep"} <= {o["name"] for o in card["options"]}
+        assert card["name"].split("/")[0] == card["target"]
+        assert ({"ratio", "keep"} <= {o["name"] for o in card["options"]}) == registry.card(card["name"]).cuts
     assert {f"dimensions/{n}" for n in NAMED} <= {card["name"] for card in cards}
     assert len({card["name"] for card in cards}) == len(cards)
 

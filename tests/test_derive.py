@@ -489,13 +489,13 @@ def test_a_cancel_leaves_nothing(
 
 _KILLED = """
 import os, signal, sys
-from core import derive, store
+from core import derive, folders, store
 from core.encoders import open_model
 from core.embedding import load
 from tests.test_derive import FIT, steps
 model = open_model(sys.argv[1])
 load(model.path)
-places = {"cut": (derive, "perform"), "written": (derive, "check_config"), "listed": (store, "_sync")}
+places = {"cut": (derive, "perform"), "written": (folders, "check_config"), "listed": (store, "_sync")}
 for name, (module, function) in places.items():
     if os.fork() == 0:
         def kill(*_, **__):

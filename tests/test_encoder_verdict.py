@@ -83,12 +83,12 @@ def test_the_download_says_why_it_is_onnx(bert: ModelInfo) -> None:
         ("neurons/obs ratio=0.5", "sentence-transformers", "plainly"),
         ("heads/obs ratio=0.5", "onnx", "ONNX"),
         ("neurons/obs ratio=0.5 scope=global", "onnx", "ONNX"),
-        ("layers/subset keep=1 | dimensions/bilinear ratio=0.5", "vectors", "two matrices"),
+        ("layers/subset keep=1 | dimensions/bilinear ratio=0.5", "vectors", "matrix"),
     ):
         plan = plan_of(text)
         why = meter.leaves(bert, plan).why
-        assert meter.form(plan, why) == form
-        assert words in meter.reload_words(plan, why)
+        assert meter.forms(bert, plan, why)[0] == form
+        assert words in meter.reload_words(form, why)
 
 
 def test_zeros_gain_nothing_and_nothing_is_measured_before_it_ran(bert: ModelInfo) -> None:
@@ -213,3 +213,50 @@ def test_a_prepared_cut_is_named_without_its_defaults(report: dict[str, Any]) ->
     assert row["model_bytes"] == 600
     assert row["encoding"] == pytest.approx(1 / 1.4)
     assert row_of(full | {"plan": "gone/method ratio=0.5"}, "ndcg@10")["label"] == "gone/method ratio=0.5"  # type: ignore[index]
+
+
+# ---- training, schedules, codes, formats ----------------------------------------------------------------------
+
+
+def test_the_sentence_names_the_training_that_was_done(bert: ModelInfo) -> None:
+    plan = plan_of("layers/subset keep=1 | recover/distill steps=300")
+    assert encoder_verdict.planned(bert, plan) == (
+        f"Keep 1 of {LAYERS} layers, after 300 steps of distillation: not measured yet.")  # fmt: skip
+    report = {"encoder": {"training": [{"step": "recover/distill", "steps": 120, "curve": [{"step": 0}]}],
+                          "stopped": True}}  # fmt: skip
+    assert meter.trained(plan, report) == ", after 120 steps of distillation, stopped early"
+    assert encoder_verdict.training_points(report) == [{"phase": "distillation", "steps": 120, "step": 0}]
+    assert meter.trained(plan_of("layers/subset keep=1")) == ""
+    notes = {"notes": ["distillation: stopped after 120 of 300 steps", "1 text was blank"]}
+    assert encoder_verdict.training_notes(notes) == notes["notes"][:1]
+
+
+def test_a_schedule_that_stopped_is_said_with_what_it_really_cut(bert: ModelInfo) -> None:
+    plan = plan_of("iterate(neurons/magnitude ratio=0.5 | recover/distill steps=10) rounds=2 schedule=linear")
+    assert meter.trained(plan) == ", after 2 rounds of 10 steps of distillation"
+    report = {"encoder": {"round_given": 1, "training": [{"step": "recover/distill", "steps": 10, "curve": []}]}}
+    assert meter.words(bert, meter.given(bert, plan, report)) == [
+        f"{HIDDEN * 3 // 4} of {HIDDEN} neurons in each layer"]  # fmt: skip
+    assert meter.trained(plan, report) == ", after round 1 of 2 with 10 steps of distillation"
+    none = {"encoder": {"round_given": 0}}
+    assert meter.words(bert, meter.given(bert, plan, none)) == [f"{HIDDEN} of {HIDDEN} neurons in each layer"]
+
+
+def test_the_meter_counts_dimensions_codes_and_formats(bert: ModelInfo) -> None:
+    plan = plan_of(f"layers/subset keep=1 | dimensions/svd keep={WIDTH // 2} | quantize/int8")
+    rows = {label: (words, share) for label, words, share in meter.rows(bert, plan, None, "onnx-int8")}
+    assert rows["vector"] == (f"{4 * WIDTH} → {WIDTH // 2} B", 1 / 8)
+    assert meter.words(bert, plan)[-1] == f"{WIDTH // 2} of {4 * WIDTH} bytes a vector"
+    will = meter.leaves(bert, plan)
+    assert rows["model file, planned"][1] == pytest.approx(will.parameters / bert.bytes)
+    assert meter.file_bytes(bert, will, "sentence-transformers-fp16") == 2 * will.parameters
+    measured = {"after": {"cost": {"vector_bytes": 16, "codebook_bytes": 2048}, "model": {}}}
+    assert meter.rows(bert, plan, measured)[0][1] == f"{4 * WIDTH} → 16 B, codebook 2.0 kB once"
+    assert meter.forms(bert, plan_of("quantize/int8"), "")[0] == "vectors"
+    assert meter.forms(bert, plan, "")[0] == "sentence-transformers"
+    assert "vectors" not in meter.forms(bert, plan, "")
+
+
+def test_small_and_fast_scales_with_the_layers(bert: ModelInfo) -> None:
+    assert str(meter.small(bert)).startswith(f"layers/subset keep={round(LAYERS * 2 / 3)} | neurons/obs ratio=0.375")
+    assert registry.resolve(meter.small(bert), 0)

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from core import maps, plots, sensitivity_plots
+from core import maps, plots, sensitivity_plots, training_plots
 from core.bench import Bench, prepare
 from core.pipeline import reduce
 from core.plan import Step
@@ -60,13 +60,11 @@ def test_the_maps_carry_rows_and_titles(bench: Bench, names: list[str] | None) -
     assert all("<b>" not in t for trace in figure.data for t in trace.text)
 
 
-def test_moves_methods_and_tried() -> None:
+def test_moves_and_methods() -> None:
     moves = checked(plots.moves(["a", "b"], ["b", "c"], {"a": 2}, {"a": "A", "b": "B", "c": "C"}))
     assert moves.layout.title.text == "1 of the first 2 hits stay"
     shown = checked(plots.methods([("x", 0.9, 0.8, 1.0), ("y", 0.5, np.nan, np.nan)], "x", "t", 0.4))
     assert list(shown.data[0].x) == [50.0, 90.0]
-    rows = [{"label": n, "bytes": b, "kept": k, "low": k, "high": k} for n, b, k in (("p", 8, 0.9), ("q", 8, 0.8))]
-    assert checked(plots.tried(rows, "ndcg@10")).layout.title.text.startswith("1 of 2 cuts")
 
 
 def sensitivity_answer(target: str, layers: int = 3, units: int = 4) -> dict[str, Any]:
@@ -125,3 +123,43 @@ def test_sensitivity_by_layer_marks_the_budget(target: str) -> None:
     text = figure.layout.title.text.replace("<br>", " ")
     assert "95 % of nDCG@10 holds up to ratio 25 %" in text
     assert text.startswith("Layer 2 suffers most: 70.0 % left at ratio 75 %") == (target == "heads")
+
+
+# ---- training -------------------------------------------------------------------------------------------------
+
+
+def points(phase: str, losses: list[float], start: int = 0) -> list[dict[str, Any]]:
+    return [
+        {"phase": phase, "step": start + 10 * i, "steps": 80, "held_out": v} | ({"loss": 2 * v} if i else {})
+        for i, v in enumerate(losses)
+    ]
+
+
+def test_trainings_stand_after_one_another_and_each_has_its_best() -> None:
+    two = [*points("l1", [0.4, 0.2, 0.3]), *points("distillation", [0.3, 0.1])]
+    rounds = [{"phase": "round", "step": 1, "round": 1}, *points("distillation", [0.2, 0.15])]
+    assert [len(s) for s in training_plots.stretches(two + rounds)] == [3, 2, 2]
+    figure = checked(training_plots.live_curve(two + rounds))
+    held, best = (next(t for t in figure.data if t.name == n) for n in ("held-out loss", "best, kept"))
+    assert list(best.x) == [10, 30, 40]
+    assert list(best.y) == [0.2, 0.1, 0.15]
+    assert list(held.x) == sorted(held.x)
+    assert held.y.count(None) == 3, "lines do not run from one training into the next"
+    title = training_plots.live_title(two)
+    assert title == "Distillation: step 10 of 80, held-out loss 0.3 → 0.1 (67 % lower)"
+    assert "no gain over" in training_plots.live_title(points("l1", [0.4, 0.5]))
+    assert "step 0 of 80" in training_plots.live_title(points("l1", [0.4]))
+    assert training_plots.live_title([]) == "Nothing is trained yet"
+    resumed = points("l1", [0.2, 0.1], start=40)
+    assert checked(training_plots.live_curve(resumed)).data[1].x[0] == 40
+
+
+def test_rounds_say_how_many_hold_the_floor() -> None:
+    rows = [
+        {"round": r, "ratio": 0.1 * r, "quality": q, "cosine": q, "parameters": 9, "seconds": 1.4}
+        for r, q in ((1, 1.0), (2, 0.97), (3, 0.9))
+    ]
+    figure = checked(training_plots.rounds(rows, 0.95))
+    assert figure.layout.title.text == "2 of 3 rounds hold the floor of 95 %"
+    assert list(figure.data[0].marker.symbol) == ["circle", "circle", "x"]
+    assert training_plots.round_table(rows)[1]["kept on held-out texts, %"] == 97.0

@@ -317,8 +317,8 @@ def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
     def work() -> None:
         one = {"ms_batch1": 1.0, "texts_per_second": 1.0}
         seen = {"peak_bytes": 1, "mean_tokens": 3.0, "speedup": 1.0, "models": {"dense": one, "pruned": one}}
-        export.verify = lambda *_: Proof(0.0, 0.0, seen)  # in the child only
-        cut = cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None))
+        export.verify = lambda *_, **__: Proof(0.0, 0.0, seen)  # in the child only
+        cut = cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None, codes=None))
         export.export_model(bench, cut, report, request, out)
 
     return work
@@ -413,7 +413,7 @@ def test_killed_from_outside_at_eight_moments(bench: Bench, tmp_path: Path) -> N
 def test_an_export_on_a_full_disk(bench: Bench, tmp_path: Path, left: int) -> None:
     """Whatever file does not fit any more: bad input in words, nothing left, the older export kept."""
     out = tmp_path / "out"
-    assert in_child(exporting(bench, out, 2))[0] == 0
+    assert in_child(exporting(bench, out, 2)) == (0, "")
     before = open_model(str(out)).fingerprint
 
     def work() -> None:
@@ -509,3 +509,29 @@ def test_home_is_named_by_the_environment(tmp_path: Path, monkeypatch: pytest.Mo
 def test_errors_are_espaliers_own() -> None:
     assert issubclass(Fault, EspalierError)
     assert not issubclass(Fault, InputError), "a fault of ours must not exit 2"
+
+
+def test_a_kill_between_the_two_files_of_an_entry_keeps_the_old_or_the_new_one(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_arrays("ab12", {"a": np.zeros(3)})
+    written: list[Path] = []
+
+    def once(path: Path, data: bytes) -> None:
+        if written:
+            raise KeyboardInterrupt
+        written.append(path)
+        write_atomic(path, data)
+
+    monkeypatch.setattr("core.store.write_atomic", once)
+    with pytest.raises(KeyboardInterrupt):
+        put_arrays("ab12", {"a": np.ones(3)})
+    monkeypatch.undo()
+    monkeypatch.setenv("ESPALIER_HOME", str(home))
+    found = get_arrays("ab12")
+    assert found is not None
+    assert set(found["a"]) == {0.0}
+    put_arrays("ab12", {"a": np.ones(3)})
+    again = get_arrays("ab12")
+    assert again is not None
+    assert set(again["a"]) == {1.0}

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,12 +34,21 @@ def search_ms(queries: Floats, documents: Floats, k: int = 10, repeats: int = 5)
     asked = np.ascontiguousarray(queries[:64])
     if not len(asked) or not len(documents):
         return float("nan")
+
+    def search() -> None:
+        scores = asked @ documents.T
+        np.argpartition(-scores, min(k, scores.shape[1] - 1), axis=1)[:, :k]
+
+    return timed_ms(search, len(asked), repeats)
+
+
+def timed_ms(work: Callable[[], object], count: int, repeats: int = 5) -> float:
+    """Milliseconds of `work` for each of `count` things, median of the repeats."""
     times = []
     for _ in range(repeats):
         start = time.perf_counter()
-        scores = asked @ documents.T
-        np.argpartition(-scores, min(k, scores.shape[1] - 1), axis=1)[:, :k]
-        times.append((time.perf_counter() - start) / len(asked) * 1000)
+        work()
+        times.append((time.perf_counter() - start) / count * 1000)
     return float(np.median(times))
 
 

@@ -6,7 +6,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
-from core.export.vectors import SNIPPET
+from core.export.vectors import READER, SNIPPET
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
 
@@ -36,6 +36,7 @@ def recipe(report: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         "rescore": request.get("rescore", 0),
         "plan": report["resolved_plan"],
         "format": request["format"],
+        "engine": request.get("engine", "exact"),
         "seed": report["seed"],
         "versions": versions(),
     }
@@ -73,12 +74,21 @@ _VECTORS = (
     "This folder holds no model: `documents.npy` and `documents.parquet` are the pruned vectors, `projection.npz` "
     "prunes others (`apply.py`).",
 )
+_CODES = (
+    "This folder holds no model: `codes.npy` and `codes.parquet` are the documents as codes, `ids.json` their ids.",
+)
 
 
 _ONNX = (
     "`onnx/model.onnx` takes token ids and gives the sentence embedding, pooling and all. `embed.py` beside it needs",
     "onnxruntime, tokenizers and numpy, nothing else. In this folder:", "",
     "```python", "from embed import embed", "", 'vectors = embed(["a text"])', "```",
+)  # fmt: skip
+
+
+_INT8 = (
+    "", "Weights and tables take one byte a number. The layers' inputs have static ranges, found on calibration texts,",
+    "so a text's vector does not depend on its batch. OpenVINO reads the same file, where it is installed.",
 )  # fmt: skip
 
 
@@ -103,6 +113,35 @@ def _speed(report: dict[str, Any]) -> list[str]:
     return lines + [f"Rounded: {r}." for r in report["rounded"]]
 
 
+def _int8(report: dict[str, Any]) -> list[str]:
+    """How near the int8 graph is to its fp32 original, and what a user gains in all."""
+    found, whole = report.get("int8"), report["speedup"].get("against_torch")
+    if not found or not whole:
+        return []
+    return [
+        f"int8 against fp32 vectors, text by text: cosine {found['cosine_mean']:.4f} on average, "
+        f"{found['cosine_min']:.4f} at least ({found['texts']} texts). In onnxruntime {whole['measured']:.2f}x as fast "
+        "as the unpruned model in torch."
+    ]
+
+
+def _coded(report: dict[str, Any]) -> bool:
+    """Whether vectors are stored as codes."""
+    return bool(report["after"]["cost"].get("codebook_bytes"))
+
+
+def _stored(report: dict[str, Any]) -> list[str]:
+    """How vectors are stored as codes and read again."""
+    if not _coded(report):
+        return []
+    cost = report["after"]["cost"]
+    return [
+        "## Vectors as codes", "", f"`codebook.npz` ({cost['codebook_bytes']:,} bytes, once for all vectors) and "
+        f"`reader.py` read and search vectors of {cost['vector_bytes']} bytes each; queries stay float:", "",
+        "```python", READER, "```", "",
+    ]  # fmt: skip
+
+
 def model_card(report: dict[str, Any], form: str = "sentence-transformers") -> str:
     """README.md of an exported folder: plan first, then every figure, how to use it, what it was made with."""
     before, after = report["before"]["model"], report["after"]["model"]
@@ -113,15 +152,20 @@ def model_card(report: dict[str, Any], form: str = "sentence-transformers") -> s
         "---", "library_name: sentence-transformers", "tags: [sentence-transformers, pruning]", "---", "",
         f"# {report['plan']}", "",
         f"{before['name']} pruned by Espalier{_what(report)}.", "",
-        *{"vectors": _VECTORS, "onnx": _ONNX}.get(form, _LOAD), "",
+        *{"vectors": _CODES if _coded(report) else _VECTORS, "onnx": _ONNX, "onnx-int8": (*_ONNX, *_INT8)}.get(
+            form, _LOAD
+        ), "",
         "## What the cut costs", "", *_table(report), "",
         f"Drift: {', '.join(f'{k} {_f(v, 3)}' for k, v in report['drift'].items())}.",
         f"Bytes per vector: {report['before']['cost']['vector_bytes']} to {report['after']['cost']['vector_bytes']}. "
-        f"Judged on {data}. Fitted on {', '.join(report['fit_on'])}, no judgements used.", *_speed(report), "",
+        f"Judged on {data}. Fitted on {', '.join(report['fit_on'])}, no judgements used.",
+        *_speed(report), *_int8(report), "",
     ]  # fmt: skip
     if report["notes"]:
         lines += ["Notes:", *(f"- {n}" for n in report["notes"]), ""]
-    if form == "vectors" or before["dimension"] != after["dimension"]:  # at ratio 0 a model needs no projection
+    lines += _stored(report)
+    plain = form == "vectors" and not _coded(report)
+    if plain or before["dimension"] != after["dimension"]:  # at ratio 0 a model needs no projection
         lines += ["## Migrate an index without encoding again", "", "With `projection.npz`:", ""]
         lines += ["```python", SNIPPET, "```", ""]
     lines += [

@@ -18,6 +18,44 @@ os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["TORCH_FORCE_WEIGHTS_ONLY_LOAD"] = "1"
 
 
+class Graph:
+    """An ONNX folder as far as it is timed here: the same calls as a SentenceTransformer's."""
+
+    max_seq_length = None  # tokenizer.json cuts
+
+    def __init__(self, path):  # type: ignore[no-untyped-def]
+        import onnxruntime
+        from tokenizers import Tokenizer
+
+        self.tokenizer = Tokenizer.from_file(f"{path}/tokenizer.json")
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as torch
+        self.session = onnxruntime.InferenceSession(f"{path}/onnx/model.onnx", options)
+
+    def encode(self, texts, prompt=None, batch_size=32, show_progress_bar=False):  # type: ignore[no-untyped-def]
+        import numpy as np
+
+        order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
+        out = []
+        for start in range(0, len(order), batch_size):
+            batch = [(prompt or "") + texts[i] for i in order[start : start + batch_size]]
+            rows = self.tokenizer.encode_batch(batch)
+            feed = {"input_ids": [r.ids for r in rows], "attention_mask": [r.attention_mask for r in rows],
+                    "token_type_ids": [r.type_ids for r in rows]}  # fmt: skip
+            feed = {i.name: np.array(feed[i.name], np.int64) for i in self.session.get_inputs()}
+            out.append(self.session.run(None, feed)[0])
+        return np.concatenate(out)[np.argsort(order)]
+
+
+def opened(path):  # type: ignore[no-untyped-def]
+    """A model folder, or an ONNX folder."""
+    if os.path.exists(f"{path}/onnx/model.onnx"):
+        return Graph(path)
+    from sentence_transformers import SentenceTransformer
+
+    return SentenceTransformer(path, device="cpu")
+
+
 def encode(model, texts, prompt):  # type: ignore[no-untyped-def]
     return model.encode(texts, prompt=prompt or None, batch_size=32, show_progress_bar=False)
 
@@ -52,9 +90,8 @@ def peak_bytes():  # type: ignore[no-untyped-def]
 
 def main(request):  # type: ignore[no-untyped-def]
     import numpy as np
-    from sentence_transformers import SentenceTransformer
 
-    models = {name: SentenceTransformer(path, device="cpu") for name, path in request["models"].items()}
+    models = {name: opened(path) for name, path in request["models"].items()}
     for name in request["out"]:
         model = models[name]
         parts = [encode(model, group["texts"], group["prompt"]) for group in request["groups"]]

@@ -51,6 +51,25 @@ def write_model(model: ModelInfo, reduction: Reduction, into: Path) -> None:
     _write(into / "modules.json", modules)
 
 
+def halve(folder: Path) -> None:
+    """Store every fp32 tensor in fp16; configs say float32, so that what is loaded computes in fp32 as before.
+
+    Raises InputError for weights that fp16 cannot hold (above 65,504).
+    """
+    from safetensors.numpy import load, save
+
+    for file in sorted(folder.rglob("*.safetensors")):
+        tensors = load(file.read_bytes())
+        small = {k: v.astype(np.float16) if v.dtype == np.float32 else v for k, v in tensors.items()}
+        if not all(np.isfinite(v).all() for v in small.values()):
+            raise InputError("the model has weights above 65,504, which fp16 cannot hold: store it in fp32")
+        file.write_bytes(save(small, metadata={"format": "pt"}))
+    for file in folder.rglob("config.json"):
+        config = json.loads(file.read_text(encoding="utf-8"))
+        if "model_type" in config:
+            _write(file, {k: v for k, v in config.items() if k != "torch_dtype"} | {"dtype": "float32"})
+
+
 def _untruncated(into: Path, dimension: int) -> int:
     """Take a `truncate_dim` out of the settings; the width it was applied to, or 0 where there was none."""
     path = into / "config_sentence_transformers.json"

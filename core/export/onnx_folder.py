@@ -72,6 +72,7 @@ def write_onnx(encoder: Any, folder: Path) -> None:
         "espalier_onnx": 1,
         "precision": "fp32",
         "dimension": _dimension(encoder),
+        "parameters": sum(p.numel() for p in encoder.parameters()),
         "metric": "dot" if encoder.similarity_fn_name == "dot" else "cosine",
         "max_seq_length": encoder.max_seq_length,
         "inputs": inputs,
@@ -168,7 +169,7 @@ def _tokenizer(encoder: Any, folder: Path) -> dict[str, Any]:
         own.enable_truncation(int(encoder.max_seq_length), direction=slow.truncation_side)
     pad = {"pad_id": int(slow.pad_token_id), "pad_token": str(slow.pad_token)}
     own.enable_padding(**pad, pad_type_id=int(slow.pad_token_type_id), direction=slow.padding_side)
-    own.save(str(folder / "tokenizer.json"))
+    own.save(str(folder / "tokenizer.json"), pretty=False)
     return pad
 
 

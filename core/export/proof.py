@@ -8,18 +8,18 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from core.bench import Bench
-from core.embedding import prompt_of
+from core.embedding import Role, embed, prompt_of
 from core.encoders import ModelInfo
 from core.errors import Fault
 from core.select import apply
-from core.types import Floats, Reduction
+from core.types import Embeddings, Floats, Reduction, Texts
 
 TOLERANCE = 1e-5
 _PROBES = 48
@@ -34,6 +34,7 @@ class Proof:
     max_difference: float
     on_screen: float
     timing: dict[str, Any]
+    facts: dict[str, Any] = field(default_factory=dict)
 
 
 def run_fresh(request: dict[str, Any], folder: Path, script: Path = _FRESH) -> dict[str, Any]:
@@ -54,39 +55,58 @@ def run_fresh(request: dict[str, Any], folder: Path, script: Path = _FRESH) -> d
     return dict(json.loads(done.stdout.strip().splitlines()[-1]))
 
 
-def probe_groups(bench: Bench) -> list[tuple[str, list[str], Floats]]:
-    """(role, texts, their on-screen vectors before the cut): documents and queries, evenly spread over the data."""
+def verify_codes(folder: Path, wanted: Floats) -> None:
+    """Read a folder's codes.npy with its own reader.py in a fresh process. Raises Fault where vectors differ."""
+    with tempfile.TemporaryDirectory() as name:
+        out = Path(name) / "vectors.npy"
+        run_fresh({"folder": str(folder), "out": str(out)}, Path(name), _FRESH.with_name("fresh_codes.py"))
+        got = np.load(out, allow_pickle=False)
+    difference = float(np.abs(got - wanted).max(initial=0.0)) if got.shape == wanted.shape else float("nan")
+    if not difference <= TOLERANCE:
+        raise Fault(f"the codes read again differ from what was judged by {difference:.1e}: they are not handed out")
+
+
+def probe_groups(bench: Bench) -> list[tuple[Role, list[str], Floats]]:
+    """(role, texts, their on-screen vectors before the cut): documents and queries, evenly spread over the data.
+
+    Where another engine embedded the data, the probes are embedded by torch in fp32: exports are held against that.
+    """
     judge = bench.judges[0]
-    role = "document" if judge.dataset.kind == "retrieval" else "sentence"
-    other = "query" if judge.dataset.kind == "retrieval" else "sentence"
-    out = []
-    for name, texts, vectors in (
+    role: Role = "document" if judge.dataset.kind == "retrieval" else "sentence"
+    other: Role = "query" if judge.dataset.kind == "retrieval" else "sentence"
+    sides: tuple[tuple[Role, Texts, Embeddings], ...] = (
         (role, judge.dataset.documents, judge.documents),
         (other, judge.dataset.queries, judge.queries),
-    ):
+    )
+    out = []
+    for name, texts, vectors in sides:
         rows = np.unique(np.linspace(0, len(texts) - 1, min(len(texts), _PROBES)).astype(int))
-        full = texts.full
-        out.append((name, [full[i] for i in rows], vectors.vectors[rows]))
+        some, exact = [texts.full[i] for i in rows], vectors.vectors[rows]
+        if bench.model.engine:
+            exact = embed(replace(bench.model, engine=""), some, name).vectors
+        out.append((name, some, exact))
     return out
 
 
 def time_model(model: ModelInfo, texts: Sequence[str], rounds: int = 5) -> dict[str, Any]:
     """Encoding speed and peak memory of one model in a process of its own."""
-    answer = _timed({"source": model}, texts, rounds)
+    answer = _timed({"source": model.path}, prompt_of(model, "document"), texts, rounds)
     return dict(answer["models"]["source"]) | {k: answer[k] for k in ("peak_bytes", "mean_tokens")}
 
 
-def time_pair(dense: ModelInfo, pruned: ModelInfo, texts: Sequence[str], rounds: int = 7) -> dict[str, Any]:
-    """Speed of two models in one fresh process, in alternation: the median of the paired ratios."""
-    return _timed({"dense": dense, "pruned": pruned}, texts, rounds)
+def time_pair(dense: ModelInfo, pruned: Path, texts: Sequence[str], rounds: int = 7) -> dict[str, Any]:
+    """Speed of two model folders in one fresh process, in alternation: the median of the paired ratios.
+
+    An ONNX folder runs in onnxruntime, the other in torch.
+    """
+    return _timed({"dense": dense.path, "pruned": pruned}, prompt_of(dense, "document"), texts, rounds)
 
 
-def _timed(models: Mapping[str, ModelInfo], texts: Sequence[str], rounds: int) -> dict[str, Any]:
+def _timed(models: Mapping[str, Path], prompt: str, texts: Sequence[str], rounds: int) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as name:
-        first = next(iter(models.values()))
         request = {
-            "models": {k: str(m.path) for k, m in models.items()},
-            "groups": [{"texts": _spread(texts), "prompt": prompt_of(first, "document")}],
+            "models": {k: str(folder.resolve()) for k, folder in models.items()},
+            "groups": [{"texts": _spread(texts), "prompt": prompt}],
             "out": {},
             "rounds": rounds,
         }
@@ -98,11 +118,13 @@ def _spread(texts: Sequence[str], most: int = 64) -> list[str]:
     return [texts[i] for i in rows]
 
 
-def verify(bench: Bench, reduction: Reduction, pruned: Path, dense: ModelInfo, rounds: int = 7) -> Proof:
+def verify(
+    bench: Bench, reduction: Reduction, pruned: Path, dense: ModelInfo, rounds: int = 7, tolerance: float | None = None
+) -> Proof:
     """Load the bench's encoder and the exported folder side by side in a fresh process and compare their vectors.
 
     `dense` is the unpruned model, against which the folder is timed. Raises Fault where vectors differ: at ratio 0
-    the difference must be exactly 0, else at most 1e-5 in any number.
+    the difference must be exactly 0, else at most 1e-5 in any number; `tolerance` is that of a format that rounds.
     """
     groups = probe_groups(bench)
     model = bench.model
@@ -111,7 +133,7 @@ def verify(bench: Bench, reduction: Reduction, pruned: Path, dense: ModelInfo, r
         out = {"source": str(folder / "source.npy"), "pruned": str(folder / "pruned.npy")}
         request = {
             "models": {"source": str(model.path), "pruned": str(pruned), "dense": str(dense.path)},
-            "groups": [{"texts": t, "prompt": prompt_of(model, r)} for r, t, _ in groups],  # type: ignore[arg-type]
+            "groups": [{"texts": t, "prompt": prompt_of(model, r)} for r, t, _ in groups],
             "out": out,
             "rounds": rounds,
             "timed": ["dense", "pruned"],
@@ -125,7 +147,8 @@ def verify(bench: Bench, reduction: Reduction, pruned: Path, dense: ModelInfo, r
     wanted = source if reduction.identity else apply(reduction, scaled(source, model))
     given = scaled(got, model) if reduction.identity else got
     difference, screen = float(np.abs(got - wanted).max()), float(np.abs(given - shown(groups, reduction)).max())
-    if difference > (0.0 if reduction.identity else TOLERANCE) or screen > TOLERANCE:
+    allowed = (0.0 if reduction.identity else TOLERANCE, TOLERANCE) if tolerance is None else (tolerance, tolerance)
+    if difference > allowed[0] or screen > allowed[1]:
         raise Fault(
             f"the reopened model differs from what was shown by {max(difference, screen):.1e}: it is not handed out"
         )

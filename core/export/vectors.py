@@ -1,5 +1,7 @@
 """The projection that migrates an existing index without re-encoding, and the pruned vectors themselves.
 
+codebook.npz, reader.py    where vectors are stored as codes: what decodes and searches them, in numpy alone
+codes.npy (n, bytes) uint8, codes.parquet the same with ids, ids.json the ids in the same order
 projection.npz   matrix (d, k) float32; mean (d,) where the method centres; query_matrix (d, k) where queries
                  are mapped differently; kept (k,) where columns can simply be dropped
 documents.npy    (n, k) float32; documents.parquet the same with ids, as a fixed-size list column
@@ -8,12 +10,17 @@ documents.npy    (n, k) float32; documents.parquet the same with ids, as a fixed
 from __future__ import annotations
 
 import io
+import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from core.types import Floats, Reduction
+from core.codes import reader
+from core.types import Codes, Floats, Reduction
 
 SNIPPET = """import numpy as np
 p = np.load("projection.npz")
@@ -53,7 +60,7 @@ def parquet(ids: Sequence[str], vectors: Floats) -> bytes:
     return out.getvalue()
 
 
-def npy(vectors: Floats) -> bytes:
+def npy(vectors: NDArray[Any]) -> bytes:
     out = io.BytesIO()
     np.save(out, vectors)
     return out.getvalue()
@@ -65,3 +72,32 @@ def write_vectors(reduction: Reduction, ids: Sequence[str], vectors: Floats, int
     (into / "documents.npy").write_bytes(npy(vectors))
     (into / "documents.parquet").write_bytes(parquet(ids, vectors))
     (into / "apply.py").write_text(SNIPPET + "\n", encoding="utf-8")
+
+
+READER = """import json, numpy as np
+from reader import decode, lengths, search              # reader.py beside this file: numpy alone
+book, codes = dict(np.load("codebook.npz")), np.load("codes.npy")
+ids = json.load(open("ids.json", encoding="utf-8"))     # the id of each row
+norms = lengths(codes, book)                            # once
+rows, scores = search(codes, book, queries, 10, norms)  # float queries (q, d)
+vectors = decode(codes, book)                           # where float vectors are wanted"""
+
+
+def write_codebook(codes: Codes, into: Path) -> None:
+    """codebook.npz and its reader. Only plain arrays: it loads with allow_pickle=False."""
+    out = io.BytesIO()
+    np.savez(out, **codes.arrays())  # type: ignore[arg-type]
+    (into / "codebook.npz").write_bytes(out.getvalue())
+    shutil.copyfile(reader.__file__, into / "reader.py")
+
+
+def write_codes(codes: Codes, ids: Sequence[str], vectors: Floats, into: Path) -> None:
+    """The vectors as codes, with their ids, in both forms."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stored = codes.encode(vectors)
+    (into / "codes.npy").write_bytes(npy(stored))
+    (into / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
+    rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(codes.bytes), len(stored), [None, pa.py_buffer(stored)])
+    pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "code": rows}), into / "codes.parquet")

@@ -100,6 +100,10 @@ class CodeMethod(Method):
         """The fitted codebook: encodes (n, d) vectors, decodes to what a float query is dotted with."""
         raise NotImplementedError
 
+    def size(self, dimension: int, cut: Cut | None = None) -> int:
+        """Bytes of a vector of so many dimensions, known before anything is fitted."""
+        raise NotImplementedError
+
 
 def _check(name: str, f: Field[Any], value: Any) -> None:
     default = f.default

@@ -9,8 +9,9 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import data, encoders, judging, maps, pipeline, registry, results, verdict
+from core import budgets, data, encoders, judging, maps, pipeline, registry, results, verdict
 from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
+from core.budgets import Budgets
 from core.data import python_docs
 from core.evaluate import cost
 from core.evaluate import drift as moved
@@ -78,6 +79,31 @@ def _study(key: str, step: str, index: int, _bench: Bench, _step: Step) -> Study
 
 def study(bench: Bench, step: Step, index: int = 0) -> Study:
     return _study(bench.fingerprint, str(step), index, bench, step)
+
+
+@st.cache_resource(max_entries=_MANY, show_spinner=False)
+def _budgets(key: str, step: str, index: int, _bench: Bench, _step: Step) -> Budgets:
+    return budgets.study(_bench, _bench.judges[index], _step)
+
+
+def every_size(bench: Bench, step: Step, index: int = 0) -> Budgets:
+    """Every size of a code method; answers at once where `sizes_ready` says so."""
+    return _budgets(bench.fingerprint, str(step), index, bench, step)
+
+
+def sizes_ready(bench: Bench, step: Step, index: int = 0) -> bool:
+    """Whether a code's study is on disk."""
+    return budgets.ready(bench, bench.judges[index], step)
+
+
+@st.cache_data(max_entries=_MANY, show_spinner=False)
+def _code_stages(key: str, plan: str, index: int, shortlist: int, _bench: Bench, _step: Step) -> dict[str, float]:
+    return budgets.two_stage(_bench, _bench.judges[index], _step, shortlist)
+
+
+def code_stages(bench: Bench, step: Step, shortlist: int, index: int = 0) -> dict[str, float]:
+    """Quality where the shortlist on the codes is scored again with the float vectors."""
+    return _code_stages(bench.fingerprint, str(step), index, shortlist, bench, step)
 
 
 @st.cache_resource(max_entries=_MANY, show_spinner=False)

@@ -8,21 +8,30 @@ import streamlit as st
 
 from core import encoder_verdict, jobs, meter, plots, registry, store
 from core.bench import Bench
+from core.encoders import ModelInfo
 from core.errors import PlanError
-from core.plan import Plan, Step, parse
+from core.plan import Cut, Plan, Step, parse
 from core.types import digest
+from core.verdict import gigabytes
+from pages._ui import combine, measured, sensitivity, steps, takeaway, views
 from pages._ui import jobs as running
-from pages._ui import measured, sensitivity, steps, takeaway, views
 from pages._ui.session import Choice
 
 RUN = "Cut, judge & verify"
+FORMS = {
+    "sentence-transformers": "Plain",
+    "sentence-transformers-fp16": "Plain, fp16",
+    "onnx": "ONNX",
+    "onnx-int8": "ONNX int8",
+    "vectors": "Vectors",
+}
 
 
 def controls(bench: Bench, choice: Choice, step: Step, floor: float) -> tuple[Step, Plan | None]:
     """The left column: how much, what that leaves, what it is combined with. None where the plan cannot be."""
     step = steps.cut(bench.model, step)
     place = st.container()
-    plan = steps.combine(bench, step)
+    plan = combine.steps_of(bench, step)
     try:
         plan = registry.resolve(plan, choice.seed)
         will = meter.leaves(bench.model, plan)
@@ -30,20 +39,58 @@ def controls(bench: Bench, choice: Choice, step: Step, floor: float) -> tuple[St
         place.error(views.plain(str(e)))
         return step, None
     with place:
-        st.caption(f"{meter.caption(bench.model, plan)} {meter.reload_words(plan, will.why)}")
-        sensitivity.mark(choice, step, floor)
+        st.caption(meter.caption(bench.model, plan))
+        form = form_of(meter.forms(bench.model, plan, will.why), will.why)
+        if step.cut is not None:
+            sensitivity.mark(choice, step, floor)
         if not bench.inside:
             st.warning(
                 f"Calibrated on {views.plain(', '.join(bench.fit_names))}, which is not what is embedded: "
                 "calibrate on what will be embedded (*Data & model*, *Methods learn from*).",
                 icon=":material/warning:",
             )
-        _meter(bench, plan, _report(command(bench, choice, plan)))
+        _meter(bench, plan, report_of(command(bench, choice, plan)), form)
     return step, plan
 
 
-def _meter(bench: Bench, plan: Plan, report: dict[str, Any] | None) -> None:
-    rows = meter.rows(bench.model, plan, report)
+def form_of(offered: tuple[str, ...], why: str) -> str:
+    """The format of the download, where there is a choice; what it means stands below."""
+    form = _chosen(offered)
+    if len(offered) > 1:
+        st.session_state["form"] = form
+        st.segmented_control("Download as", offered, format_func=FORMS.get, required=True, key="form",
+                             on_change=_choose, help="The download is judged and timed as what it is.")  # fmt: skip
+    st.caption(meter.reload_words(form, why))
+    return form
+
+
+def _choose() -> None:
+    st.session_state["wanted_form"] = st.session_state["form"]
+
+
+def _chosen(offered: tuple[str, ...]) -> str:
+    """The format the person chose last, where the plan can have it, else the plainest."""
+    wanted = st.session_state.get("wanted_form")
+    return wanted if wanted in offered else offered[0]
+
+
+def preset(model: ModelInfo) -> None:
+    """One click to a small and fast model: steps and format are filled in, nothing runs yet."""
+    plan = meter.small(model)
+    if not all(t.target in combine.possible(model) for t in plan.flat) or model.layers < 2:
+        return
+    size = gigabytes(meter.file_bytes(model, meter.leaves(model, plan), "onnx-int8"))
+    st.button(f"Small and fast: about {size}", icon=":material/bolt:", key="preset", on_click=_fill, args=(plan,),
+              help=f"Fills in these steps and the format ONNX int8; nothing runs yet. `{plan}`")  # fmt: skip
+
+
+def _fill(plan: Plan) -> None:
+    st.session_state["wanted_form"] = "onnx-int8"
+    combine.fill(plan)
+
+
+def _meter(bench: Bench, plan: Plan, report: dict[str, Any] | None, form: str) -> None:
+    rows = meter.rows(bench.model, plan, report, form)
     st.markdown("**Honest meter**", help="What is left of each cost, beside the unpruned model: by arithmetic until "
                 "it is measured, and never hoped.")  # fmt: skip
     alt = "; ".join(f"{label}: {words}" for label, words, _ in rows)
@@ -52,12 +99,12 @@ def _meter(bench: Bench, plan: Plan, report: dict[str, Any] | None) -> None:
 
 def command(bench: Bench, choice: Choice, plan: Plan) -> list[str]:
     """The run that cuts, judges and exports a resolved plan."""
-    place = store.home() / "exports" / f"{plan.slug}-{digest(bench.fingerprint)[:8]}"
-    form = meter.form(plan, meter.leaves(bench.model, plan).why)
+    form = _chosen(meter.forms(bench.model, plan, meter.leaves(bench.model, plan).why))
+    place = store.home() / "exports" / f"{plan.slug}-{digest(bench.fingerprint, form)[:8]}"
     return takeaway.command(choice, plan, str(place), form, draws=2)
 
 
-def _report(argv: list[str]) -> dict[str, Any] | None:
+def report_of(argv: list[str]) -> dict[str, Any] | None:
     status = running.look(argv)
     return jobs.result(status.id) if status is not None and status.state == "done" else None
 
@@ -67,11 +114,10 @@ def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: s
     if plan is None:
         st.markdown("#### These steps do not make a plan yet\nThe reason stands beside the controls.")
         return
-    report = _report(command(bench, choice, plan))
+    report = report_of(command(bench, choice, plan))
     if report is None:
-        assert step.cut is not None
-        answer = sensitivity.answer(choice, step)
-        words = encoder_verdict.estimate_words(answer, step.cut)
+        answer = sensitivity.answer(choice, step) if step.cut is not None else None
+        words = encoder_verdict.estimate_words(answer, step.cut or Cut(ratio=0.0))
         first, second = encoder_verdict.planned(bench.model, plan), words
     else:
         first, second = encoder_verdict.sentence(bench.model, report, data, measure)
@@ -84,12 +130,12 @@ def result(bench: Bench, choice: Choice, plan: Plan | None, data: str, measure: 
     last = last if last is not None and last["choice"] == choice else None
     if plan is not None:
         argv = command(bench, choice, plan)
-        report = _report(argv)
+        report = report_of(argv)
         with st.container(border=True):
             st.markdown("**Plan**", help="The whole cut as one sentence; the command line takes it as it is.")
             st.code(registry.brief(plan), language=None, wrap_lines=True)
             if report is None:
-                _run(plan, argv, stale=last is not None)
+                run(plan, argv, stale=last is not None)
         if report is not None:
             st.session_state["measured"] = {"argv": argv, "choice": choice}
             measured.show(choice, report, argv, data, measure)
@@ -100,7 +146,7 @@ def result(bench: Bench, choice: Choice, plan: Plan | None, data: str, measure: 
 
 def _stale(bench: Bench, argv: list[str], data: str, measure: str) -> None:
     """What was measured last stays in sight, under its own plan's name and without downloads."""
-    report = _report(argv)
+    report = report_of(argv)
     if report is None:
         return
     with st.container(border=True):
@@ -111,7 +157,7 @@ def _stale(bench: Bench, argv: list[str], data: str, measure: str) -> None:
         measured.cards(report, data, measure)
 
 
-def _run(plan: Plan, argv: list[str], stale: bool) -> None:
+def run(plan: Plan, argv: list[str], stale: bool) -> None:
     """The one button, or how its run stands."""
     status = running.look(argv)
     if status is not None and status.state == "running":
@@ -120,6 +166,8 @@ def _run(plan: Plan, argv: list[str], stale: bool) -> None:
     ended = status is not None and status.state in ("failed", "cancelled")
     if ended and status is not None:
         st.error(f"{RUN}: {views.plain(status.error or status.state)}")
+        if any(registry.card(s.name).kind == "training" for s in plan.flat):
+            st.caption("Training goes on from its last checkpoint, a schedule from its last complete round.")
     elif stale:
         st.warning("**Out of date - run again**: a setting moved since the last measured result.",
                    icon=":material/history:")  # fmt: skip

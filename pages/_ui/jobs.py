@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any
+
 import streamlit as st
 
-from core import jobs
+from core import jobs, live, training_plots
 from core.jobs import Status
+from pages._ui import views
 
 
 def start(argv: list[str], label: str) -> Status:
@@ -38,13 +42,41 @@ def follow(status: Status) -> None:
         if now is None or now.ended:
             st.rerun()
         st.progress(min(1.0, now.share), text=f"{now.what} · {100 * now.share:.0f} %{eta(now)}. You can go on working.")
-        if st.button(
-            "Cancel", key=f"stop-{status.id}", icon=":material/close:", help="Stops now; what is finished is kept."
-        ):
-            jobs.cancel(status.id)
-            st.rerun()
+        _end(now, f"stop-{status.id}")
+        training(live.curve(jobs.folder(status.id)), f"live-{status.id}")
 
     st.fragment(row, run_every=1.0)()
+
+
+def _end(status: Status, key: str) -> None:
+    """The button that ends a run: while it trains the first press keeps the best so far, a second one kills."""
+    folder = jobs.folder(status.id)
+    stopping, begun = live.stopping(folder), bool(live.curve(folder))
+    if live.training(folder) and begun and not stopping:
+        about = "Training ends within two seconds; the best so far is judged and written. Then you can still cancel."
+        if st.button("Stop training, keep the best so far", key=f"{key}-best", icon=":material/stop:", help=about):
+            live.stop(folder)
+            st.rerun()
+        return
+    if stopping:
+        st.caption("Training is stopped: the best so far is judged and written.")
+    about = "Ends the run now. What is finished is kept: started again, it goes on from there."
+    if st.button("Cancel", key=key, icon=":material/close:", help=about):
+        jobs.cancel(status.id)
+        st.rerun()
+
+
+def training(points: Sequence[Mapping[str, Any]], key: str) -> None:
+    """The curves of a run that trains or trained, and the rounds of its schedule."""
+    if training_plots.stretches(points):
+        title = training_plots.live_title(points)
+        views.chart(training_plots.live_curve(points), f"Training curves. {title}.", key)
+    rounds = [p for p in points if p["phase"] == "round"]
+    if rounds:
+        if len(rounds) > 1:
+            figure = training_plots.rounds(rounds)
+            views.chart(figure, str(figure.layout.title.text).replace("<br>", " "), f"{key}-rounds")
+        st.dataframe(training_plots.round_table(rounds), hide_index=True)
 
 
 def eta(status: Status) -> str:
@@ -84,9 +116,7 @@ def _rows() -> None:
 
 def _running(job: str, label: str, status: Status) -> None:
     st.progress(min(1.0, status.share), text=f"**{label}**: {status.what} · {100 * status.share:.0f} %{eta(status)}")
-    if st.button("Cancel", key=f"cancel-{job}", icon=":material/close:", help="Stops now; what is finished is kept."):
-        jobs.cancel(job)
-        st.rerun()
+    _end(status, f"cancel-{job}")
 
 
 def _ended(job: str, label: str, status: Status) -> None:

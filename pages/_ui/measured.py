@@ -12,14 +12,15 @@ from core import encoder_verdict, export
 from core.encoder_verdict import number
 from core.plan import parse
 from core.verdict import MEASURE_NAMES, gigabytes, percent
-from pages._ui import jobs, takeaway, views
+from pages._ui import combine, jobs, takeaway, views
 from pages._ui.session import Choice
 
-_KIND = {"onnx": "ONNX model", "vectors": "Vectors and matrices"}
+_KIND = {"onnx": "ONNX model", "onnx-int8": "ONNX int8 model", "vectors": "Vectors and matrices"}
 
 
 def show(choice: Choice, report: dict[str, Any], argv: list[str], data: str, measure: str) -> None:
     cards(report, data, measure)
+    _training(report, argv)
     with st.container(border=True):
         st.markdown("**Every data set**", help="Retention with its 95 % interval, beside random units with the same "
                     "reconstruction.")  # fmt: skip
@@ -30,7 +31,7 @@ def show(choice: Choice, report: dict[str, Any], argv: list[str], data: str, mea
         _known(report)
     with st.container(border=True):
         st.markdown("**Take it away**")
-        _downloads(report, choice, argv)
+        downloads(report, choice, argv)
 
 
 def cards(report: dict[str, Any], data: str, measure: str) -> None:
@@ -50,6 +51,29 @@ def cards(report: dict[str, Any], data: str, measure: str) -> None:
         "mean cosine of a document's vector to the unpruned model's.",
     )
     columns[-1].caption(f"of 10; cosine {number(moved.get('cosine')):.3f}")
+
+
+def _training(report: dict[str, Any], argv: list[str]) -> None:
+    """How the training went, and every round of a schedule, each to be had."""
+    points = encoder_verdict.training_points(report)
+    if not points:
+        return
+    with st.container(border=True):
+        st.markdown("**Training**", help="Held-out texts are never trained on; the state that is best on them is kept.")
+        jobs.training(points, "trained")
+        for note in encoder_verdict.training_notes(report):
+            st.caption(f":material/info: {views.plain(note)}")
+        found = report["encoder"]
+        if found.get("stopped"):
+            st.button("Train to the end", icon=":material/resume:", key="train_on", on_click=jobs.again,
+                      args=(argv, "Train to the end"), help="Goes on from the best so far.")  # fmt: skip
+        if len(found.get("rounds", [])) > 1:
+            row = st.container(horizontal=True, vertical_alignment="center")
+            for r in found["rounds"]:
+                number = int(r["round"])
+                row.button(f"Take round {number}", key=f"take_{number}", disabled=number == found["round_given"],
+                           on_click=combine.take_round, args=(number,),
+                           help="Sets take= in the plan; its encoder is there: it is judged and written.")  # fmt: skip
 
 
 def _table(report: dict[str, Any]) -> None:
@@ -90,13 +114,11 @@ def _known(report: dict[str, Any]) -> None:
                 st.markdown(f"- {views.plain(note)}")
 
 
-def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
+def downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
     done = report.get("export") or {}
     form, place = done.get("format", ""), Path(str(done.get("path", "")))
     if "max_difference" in done:
-        how = "compared with torch text by text" if form == "onnx" else "reopened in a fresh process"
-        apart = f"{done['max_difference']:.1e}" if done["max_difference"] else "0"
-        st.success(f"**Verified**: {how}, largest difference {apart}.", icon=":material/verified:")
+        st.success(f"**Verified**: {encoder_verdict.verified(done)}.", icon=":material/verified:")
     archive = Path(done["zip"]) if done.get("zip") else None
     if archive is not None and archive.exists():
         st.download_button(
@@ -114,7 +136,10 @@ def _downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
         st.caption("The files are gone from this machine's disk.")
         st.button("Write them again", key="write_again", on_click=jobs.again, args=(argv, "Cut, judge & verify"))
     argv = takeaway.command(choice, parse(report["resolved_plan"]), "pruned-model", form)
-    code = {"onnx": _onnx_python(place), "vectors": export.vectors.SNIPPET}.get(form, takeaway.python(str(place)))
+    graph = form.startswith("onnx")
+    code = (
+        _onnx_python(place) if graph else export.vectors.SNIPPET if form == "vectors" else takeaway.python(str(place))
+    )
     takeaway.copies(argv, code)
 
 

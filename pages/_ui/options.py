@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import fields
-from typing import Any
-
 import streamlit as st
 
 from core import registry
 from core.bench import Bench
-from core.plan import Step, Value
+from core.plan import Step
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study
-from pages._ui import session, steps
+from pages._ui import fields, session, steps
 from pages._ui.session import kept
 
 FIRST = ("dimensions/svd", "dimensions/distilled", "dimensions/redundancy", "dimensions/magnitude", "dimensions/random")
@@ -128,41 +125,11 @@ def method(bench: Bench, goal: str) -> Step:
     st.caption(registry.card(name).idea)
     with st.expander("Options and all methods"):
         st.checkbox("Show all methods", **kept("all_methods"))
-        options = _method_options(name)
-    return Step(name, options)
-
-
-def _method_options(name: str) -> tuple[tuple[str, Value], ...]:
-    """One widget per option of the method; only what differs from the default is written into the step."""
-    out: list[tuple[str, Value]] = []
-    for f in fields(registry.find(name)):
-        value = _option(f"{name}:{f.name}", f.name, f.default, f.metadata)
-        if value != f.default:
-            out.append((f.name, value))
-    if not fields(registry.find(name)):
-        st.caption("This method has no options.")
-    return tuple(out)
-
-
-def _option(key: str, name: str, default: Any, about: Any) -> Value:
-    more: dict[str, Any] = {"help": about["help"], "key": key, "persist_state": "session"}
-    label, choices = name.replace("_", " "), about.get("choices")
-    if isinstance(default, bool):
-        return bool(st.checkbox(label, default, **more))
-    if choices:
-        return str(st.selectbox(label, choices, choices.index(default), **more))
-    low, high = about["low"], about["high"]
-    kind = type(default)
-    value: Value = st.number_input(
-        label,
-        min_value=None if low is None else kind(low),
-        max_value=None if high is None else kind(high),
-        value=default,
-        step=1 if kind is int else None,
-        format=None if kind is int else "%.4g",
-        **more,
-    )
-    return value
+        shown = fields.split(name, ("bytes",) if target == "quantize" else ())[1]  # bytes have a slider of their own
+        found = fields.options(name, only=shown) if shown else ()
+        if not shown:
+            st.caption("This method has no options.")
+    return Step(name, found)
 
 
 def ratio(found: Study, measure: str, floor: float) -> int:

@@ -1,6 +1,6 @@
 """`make bench`: every figure that the README claims, measured again and printed with its interval.
 
-    python -m tests.benchmarks [slider] [harness] [methods] [sweep] [encoder]
+    python -m tests.benchmarks [slider] [harness] [methods] [sweep] [encoder] [engines] [recover] [schedules] [vectors]
 
 Needs ../shared/data for SciFact and STS-B; parts whose data is absent say so. Options were chosen on train, the
 figures are those of test.
@@ -12,11 +12,12 @@ import sys
 import time
 from pathlib import Path
 
-from tests.benchmarks import encoder, harness, methods, slider, sweep
+from tests.benchmarks import encoder, engines, harness, methods, recover, schedules, slider, sweep, vectors
 
 DATA = Path(__file__).parents[3] / "shared" / "data"
 PARTS = {"slider": slider.run, "harness": harness.run, "methods": methods.run, "sweep": sweep.run,
-         "encoder": encoder.run}  # fmt: skip
+         "encoder": encoder.run, "engines": engines.run, "recover": recover.run, "schedules": schedules.run,
+         "vectors": vectors.run}  # fmt: skip
 
 
 def main(wanted: list[str]) -> None:
