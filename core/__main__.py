@@ -45,8 +45,8 @@ FORMATS = ("sentence-transformers", "sentence-transformers-fp16", "onnx", "onnx-
 
 def _engine(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
-        "--engine", default="exact", choices=("exact", "fast", "int8"),
-        help="what embeds: torch in fp32 (default), the fastest within bf16's tolerance, or within int8's",
+        "--engine", default="exact", choices=("exact", "fast", "bf16", "int8"),
+        help="what embeds: torch in fp32 (default), or the fastest library in fp32, down to bf16, down to int8",
     )  # fmt: skip
 
 

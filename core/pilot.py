@@ -1,6 +1,6 @@
 """Choose the fastest engine whose vectors stay near enough to torch fp32, by a pilot batch on this machine.
 
-    fast(model, texts, "bf16")      Engine: .name, .encode(texts, prompt), .why, .tried
+    fast(model, texts, "fp32")      Engine: .name, .encode(texts, prompt), .why, .tried
     equipped(model, texts, "fast")  the same choice, kept on disk, as a ModelInfo whose `embed` uses it
 
 Speed is the median of paired ratios, reference and candidate in alternation on the same texts. A choice is kept for
@@ -36,8 +36,8 @@ from core.onnx_encoder import GRAPH, threads
 from core.store import new_folder, sha256
 from core.types import Progress, Texts, digest, quiet
 
-Tolerance = Literal["bf16", "int8"]
-KINDS = ("exact", "fast", "int8")
+Tolerance = Literal["fp32", "bf16", "int8"]
+KINDS: dict[str, Tolerance] = {"fast": "fp32", "bf16": "bf16", "int8": "int8"}  # and "exact", torch in fp32
 _LONG, _SHORT = 24, 8  # texts of the pilot: from the shortest to the longest, and single sentences
 _GUARD = 4
 _TOO_SLOW = 3.0  # a candidate this many times slower than torch on a few short texts is dropped at once
@@ -56,12 +56,13 @@ class Bound:
 
 
 BOUNDS = {
+    "fp32": Bound(0.999999, 0.999999, "cosine of 0.999999 or more to torch fp32", ("fp32",)),
     "bf16": Bound(0.9999, 0.9999, "cosine of 0.9999 or more to torch fp32", ("fp32", "bf16")),
     "int8": Bound(LEAST, MEAN, f"cosine of {MEAN} or more on average, {LEAST} at least", ("fp32", "bf16", "int8")),
 }
 
 
-def fast(model: ModelInfo, texts: Sequence[str], tolerance: Tolerance = "bf16", progress: Progress = quiet) -> Engine:
+def fast(model: ModelInfo, texts: Sequence[str], tolerance: Tolerance = "fp32", progress: Progress = quiet) -> Engine:
     """Pilot every engine of this machine on texts like those to come; the fastest within the tolerance.
 
     Cost: the model traced to ONNX, calibrated on about 16,000 tokens for int8, and a few passes over 32 texts an
@@ -178,15 +179,15 @@ def _race(runs: dict[str, Encode], pilot: Sequence[str], progress: Progress) -> 
 
 
 def equipped(model: ModelInfo, texts: Sequence[str], kind: str, progress: Progress = quiet) -> ModelInfo:
-    """The model with its engine: "exact" is torch in fp32, "fast" stays within bf16, "int8" may go to int8.
+    """The model with its engine: "exact" is torch in fp32, "fast" computes in fp32 too, "bf16" and "int8" may round.
 
     The choice is kept with its graph; vectors are cached under the engine's name and the graph's hash.
     """
     if kind == "exact":
         return model
     if kind not in KINDS:
-        raise InputError(f"--engine {kind!r} is none of {', '.join(KINDS)}")
-    tolerance: Tolerance = "bf16" if kind == "fast" else "int8"
+        raise InputError(f"--engine {kind!r} is none of exact, {', '.join(KINDS)}")
+    tolerance = KINDS[kind]
     key = digest(_VERSION, model.fingerprint, tolerance, *_machine())
     if chosen(key) is None:
         _keep(key, model, texts, tolerance, progress)

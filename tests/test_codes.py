@@ -6,7 +6,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from numpy.typing import NDArray
 
 from core import registry, storing
 from core.__main__ import main
-from core.codes import Book, compiled, indexed, reader, trellis
+from core.codes import Book, compiled, indexed, opened, reader, trellis
 from core.codes.book import packed
 from core.codes.tables import MOST, START, WINDOW, allocate, levels, tables
 from core.encoders import open_model
@@ -298,7 +297,7 @@ def test_plans_name_every_option_and_refuse_what_cannot_be() -> None:
 
 def test_a_written_codebook_is_read_by_its_own_reader(tmp_path: Path) -> None:
     x, q = texts(50), texts(3, seed=3)
-    for sentence in ("quantize/waterfill bytes=5", "components/magnitude keep=6"):
+    for sentence in ("quantize/waterfill bytes=5", "components/magnitude keep=6", "quantize/int8", "quantize/fp16"):
         codes = book(sentence, x)
         write_codebook(codes, tmp_path)
         write_codes(codes, [f"d{i}" for i in range(len(x))], x, tmp_path)
@@ -309,9 +308,8 @@ def test_a_written_codebook_is_read_by_its_own_reader(tmp_path: Path) -> None:
         subprocess.run([sys.executable, "-c", script], cwd=tmp_path, check=True)
         assert np.array_equal(np.load(tmp_path / "vectors.npy"), codes.decode(codes.encode(x)))
         assert np.array_equal(np.load(tmp_path / "rows.npy"), reader.search(codes.encode(x), codes.arrays(), q)[0])
-        again = dict(np.load(tmp_path / "codebook.npz"))
-        forward = again.pop("forward", None)
-        reopened = replace(codes, book=again, forward=forward)
+        reopened = opened(dict(np.load(tmp_path / "codebook.npz")))
+        assert type(reopened) is type(codes)
         assert np.array_equal(reopened.encode(q), codes.encode(q))
         import pyarrow.parquet as pq
 

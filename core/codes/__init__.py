@@ -7,6 +7,6 @@ reader.py   decode and search, in numpy alone: exports carry this file
 compiled.py its inner loop as machine code
 """
 
-from core.codes.book import Bits, Book, Drawn, Half, Largest, bit_stream, indexed, shared
+from core.codes.book import Bits, Book, Drawn, Half, Largest, bit_stream, indexed, opened, shared
 
-__all__ = ["Bits", "Book", "Drawn", "Half", "Largest", "bit_stream", "indexed", "shared"]
+__all__ = ["Bits", "Book", "Drawn", "Half", "Largest", "bit_stream", "indexed", "opened", "shared"]

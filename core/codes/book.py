@@ -57,13 +57,23 @@ class Book:
         return np.asarray(reader.decode(codes, self.book, compiled.numbers))
 
     def arrays(self) -> dict[str, NDArray[Any]]:
-        """All of it, for a file: what the reader needs, and `forward` to encode new vectors."""
-        return dict(self.book) | ({} if self.forward is None else {"forward": self.forward})
+        """All of it, for a file: what the reader needs, and what encodes new vectors."""
+        more = {"bytes": np.array(self.bytes)} | ({} if self.forward is None else {"forward": self.forward})
+        return dict(self.book) | more
 
     @property
     def codebook_bytes(self) -> int:
         """Bytes that are stored once for all vectors."""
         return int(sum(a.nbytes for a in self.arrays().values()))
+
+
+def opened(arrays: Mapping[str, NDArray[Any]], method: str = "") -> Book:
+    """The codebook of a file: opened(np.load("codebook.npz")).encode(vectors) codes new documents."""
+    book = {k: arrays[k] for k in arrays if k not in ("bytes", "forward")}
+    coded = Drawn if "seed" in book else Largest if "keep" in book else Bits if "table" in book else Half
+    metric: Metric = "cosine" if book["normalize"] else "dot"
+    forward = arrays.get("forward")
+    return coded(method, int(book["dimension"]), metric, int(arrays["bytes"]), book, forward)
 
 
 def shared(dimension: int, metric: Metric, **more: NDArray[Any] | None) -> dict[str, NDArray[Any]]:

@@ -115,7 +115,7 @@ def _speed(report: dict[str, Any]) -> list[str]:
 
 def _int8(report: dict[str, Any]) -> list[str]:
     """How near the int8 graph is to its fp32 original, and what a user gains in all."""
-    found, whole = report.get("int8"), report["speedup"].get("against_torch")
+    found, whole = report.get("int8"), report.get("speedup", {}).get("against_torch")
     if not found or not whole:
         return []
     return [

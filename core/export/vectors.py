@@ -80,7 +80,8 @@ book, codes = dict(np.load("codebook.npz")), np.load("codes.npy")
 ids = json.load(open("ids.json", encoding="utf-8"))     # the id of each row
 norms = lengths(codes, book)                            # once
 rows, scores = search(codes, book, queries, 10, norms)  # float queries (q, d)
-vectors = decode(codes, book)                           # where float vectors are wanted"""
+vectors = decode(codes, book)                           # where float vectors are wanted
+# new documents, with Espalier: from core.codes import opened; opened(book).encode(vectors)"""
 
 
 def write_codebook(codes: Codes, into: Path) -> None:

@@ -129,7 +129,7 @@ class L1(Recovery):
     )
     target: str = choice("neurons", L1_TARGETS, "what the penalty is on: name the target of the cut behind it")
     strength: float = option(
-        0.3, "what all gates together cost, in units of 1 - cosine to the unpruned model", 0.0, 10.0
+        0.5, "what all gates together cost, in units of 1 - cosine to the unpruned model", 0.0, 10.0
     )
     decay: float = option(0.01, "weight decay beside it, without which weights grow as their gates shrink", 0.0, 1.0)
     steps: int = option(200, "optimizer steps", 0, 1_000_000)

@@ -27,5 +27,7 @@ class Iterate(Method):
     )
     rounds: int = option(4, "how many times the steps run", 1, 50)
     schedule: str = choice("cubic", ("linear", "cubic"), "how the ratio grows: evenly, or fast at first")
-    floor: float = option(0.0, "stop when held-out quality falls below this share of the unpruned model's", 0.0, 0.999)
+    floor: float = option(
+        0.0, "stop when known-item search on held-out texts falls below this share of the unpruned model's", 0.0, 0.999
+    )
     take: int = option(0, "the round to give; 0 is the last that holds the floor", 0, 50)

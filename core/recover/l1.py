@@ -3,8 +3,9 @@
     min  mean (1 - cosine to the unpruned model)  +  strength x mean |gate|
 
 A gate multiplies a unit's weights, so folding it in changes no vector. After each optimizer step a gate is soft-
-thresholded in Adam's metric: by rate x (strength / units) / sqrt(v), v its mean squared gradient, and at most so that all steps together take REACH
-(Yun et al., ProxGen, NeurIPS 2021). Single weights are their own gates, in units of their matrix's mean |w|.
+thresholded in Adam's metric: by rate x (strength / units) / sqrt(v), v its mean squared gradient, and at most so that
+all steps together take REACH (Yun et al., ProxGen, NeurIPS 2021). Single weights are their own gates, in units of
+their matrix's mean |w|.
 """
 
 from __future__ import annotations

@@ -21,7 +21,7 @@ from core.plan import parse
 
 STEPS, ROUNDS, BATCH = 90, 3, 16
 CUTS = ("neurons/magnitude ratio=0.75", "layers/subset keep=3", "weights/magnitude ratio=0.8")
-STRENGTHS = (0.1, 0.3, 1.0)
+STRENGTHS = (0.1, 0.5, 2.0)
 HALF = "neurons/magnitude ratio=0.5"
 _SAME = f"batch={BATCH} every={STEPS} patience=0"
 
