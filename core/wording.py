@@ -58,9 +58,11 @@ def _encoder(answer: dict[str, Any]) -> str:
         return ""
     before, after, speed = answer["before"]["model"], answer["after"]["model"], answer["speedup"]
     measured = "not measured" if speed["measured"] is None else f"{speed['measured']:.2f}x"
+    whole = speed.get("against_torch", {}).get("measured")
+    against = f"; {whole:.2f}x against torch" if whole else ""
     return (
         f", {before['parameters']:,} -> {after['parameters']:,} parameters, encoding {measured} as fast "
-        f"(ideal {speed['ideal']:.2f}x)"
+        f"(ideal {speed['ideal']:.2f}x{against})"
     )
 
 
