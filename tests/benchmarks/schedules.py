@@ -41,15 +41,14 @@ def run(data: Path) -> None:
 def schedules(bench: Bench) -> None:
     print(
         f"Kept of the unpruned model with 95 % intervals, after {STEPS} steps of distillation in all ({BATCH} texts "
-        f"each); one-shot: all of them after one cut; linear and cubic: {ROUNDS} rounds of a cut and its share of the "
+        f"each); one-shot: all of them after one cut; cubic: {ROUNDS} rounds of a cut and its share of the "
         "steps. Known-item: held-out titles and sentences find their document, what a floor looks at\n"
     )
     table("cut", "schedule", "nDCG@10", "STS-B", "cosine", "known-item, round by round", "seconds")
     for cut in CUTS:
-        for name, rounds in (("one-shot", 1), ("linear", ROUNDS), ("cubic", ROUNDS)):
-            schedule = "cubic" if name == "one-shot" else name
+        for name, rounds in (("one-shot", 1), ("cubic", ROUNDS)):
             steps = f"recover/distill steps={STEPS // rounds} {_SAME}"
-            found, seconds = judged(bench, f"iterate({cut} | {steps}) rounds={rounds} schedule={schedule}")
+            found, seconds = judged(bench, f"iterate({cut} | {steps}) rounds={rounds}")
             row(f"`{cut}`", name, *kept(found), known(found), f"{seconds:.0f}")
 
 
