@@ -259,7 +259,7 @@ def test_a_model_that_differs_is_not_handed_out(
     wrong[3, 2] += 1e-3
     monkeypatch.setattr(export, "write_model", lambda m, r, into: write_model(m, replace(r, basis=wrong), into))
     with pytest.raises(Fault, match="differs from what was shown"):
-        export.export_model(bench, cutting(bench, reduction), {}, {}, tmp_path / "out")
+        export.export_model(bench, cutting(bench, reduction), {}, {"format": "sentence-transformers"}, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 
 
