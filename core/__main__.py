@@ -35,6 +35,9 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
         "--fit-on", action="append", default=[], metavar="D", help="what methods learn from (texts only); may repeat"
     )
     parser.add_argument("--queries", metavar="FILE", help="a log of real queries for texts without judgements")
+    parser.add_argument(
+        "--metric", choices=("cosine", "dot", "l2"), help="how vectors without a model are compared (default: cosine)"
+    )
     parser.add_argument("--split", default="test", help="which judgements of a BEIR folder (default: test)")
     parser.add_argument("--limit", type=int, metavar="N", help="a seeded sample of N documents, stated in the answer")
     parser.add_argument("--seed", type=int, default=0)
@@ -48,6 +51,38 @@ def _engine(parser: argparse.ArgumentParser) -> None:
         "--engine", default="exact", choices=("exact", "fast", "bf16", "int8"),
         help="what embeds: torch in fp32 (default), or the fastest library in fp32, down to bf16, down to int8",
     )  # fmt: skip
+
+
+def _vectors(commands: Any) -> None:
+    """`vectors prune`, `vectors collections`: no model is needed."""
+    about = "vectors without a model (npy, npz, Parquet, word2vec/GloVe, safetensors, Milvus)"
+    inner = commands.add_parser("vectors", help=about, description=about).add_subparsers(
+        dest="vectors", required=True, parser_class=_Parser, metavar="COMMAND"
+    )
+    prune = _add(inner, "prune", "apply a plan to vectors, judge it, write what stays")
+    where = "a vector file, FILE.db#collection or http://host:19530#collection (its token: MILVUS_TOKEN)"
+    prune.add_argument("--in", dest="source", required=True, metavar="FILE", help=where)
+    prune.add_argument(
+        "--plan", required=True, metavar="P", help="e.g. 'dimensions/svd keep=96 | vectors/coverage ...'"
+    )
+    prune.add_argument("--out", metavar="FILE", help="the same kinds; the suffix says the format; without it: figures")
+    prune.add_argument("--queries", metavar="FILE", help="query vectors; without it a seeded fifth of the rows asks")
+    prune.add_argument(
+        "--judge", action="append", default=[], metavar="FILE", help="a word-similarity set about the ids; may repeat"
+    )
+    prune.add_argument("--metric", choices=("cosine", "dot", "l2"), help="default: the collection's own, else cosine")
+    prune.add_argument("--column", metavar="NAME", help="which Parquet column or array holds the vectors")
+    prune.add_argument("--dtype", default="float32", choices=("float32", "float16"), help="of the file written")
+    prune.add_argument("--alias", metavar="NAME", help="the Milvus alias that will name the new collection")
+    prune.add_argument("--limit", type=int, metavar="N", help="fit and judge on a seeded sample of N rows")
+    prune.add_argument("--rescore", type=int, default=0, metavar="N", help="two-stage figures: shortlist N, rescore")
+    prune.add_argument("--seed", type=int, default=0)
+    copy = _add(inner, "copy", "the same vectors in another format, bit for bit")
+    copy.add_argument("--in", dest="source", required=True, metavar="FILE", help=where)
+    copy.add_argument("--out", required=True, metavar="FILE", help="its suffix says the format")
+    copy.add_argument("--column", metavar="NAME", help="which Parquet column or array holds the vectors")
+    seen = _add(inner, "collections", "what a Milvus file or server holds")
+    seen.add_argument("--in", dest="source", required=True, metavar="URI", help="FILE.db or http://host:19530")
 
 
 def build_parser() -> argparse.ArgumentParser:
@@ -95,6 +130,7 @@ def build_parser() -> argparse.ArgumentParser:
     study = _add(commands, "study", "every ratio of a method, kept for the app")
     _inputs(study)
     study.add_argument("--method", required=True, metavar="NAME")
+    _vectors(commands)
     _add(commands, "warm", "prepare the app's first screen")
     return parser
 

@@ -8,9 +8,7 @@ of the data; `fit_on` names other texts instead.
 
 from __future__ import annotations
 
-import hashlib
 import json
-import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -19,29 +17,30 @@ from pathlib import Path
 import numpy as np
 
 from core import data
+from core.asking import PSEUDO, chosen, pseudo_queries, title_body_pairs, titled
 from core.embedding import Role, embed
 from core.embedding import missing as count_missing
-from core.encoders import ModelInfo, open_model
+from core.encoders import VECTORS, ModelInfo, open_model
 from core.errors import InputError
 from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
 from core.methods.base import TEN, Card
-from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Texts, digest, quiet
+from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Rows, Texts, digest, quiet
 
 PRIORS = Path(__file__).parents[1] / "assets" / "priors"
-_PSEUDO = 5000  # texts that lend a title and a sentence as pseudo-queries; a sample by content where there are more
-_PAIRS = 2000
-_BODY_WORDS = 80
-_SENTENCE = re.compile(r"(?<=[.!?])\s+")
 
 
 @dataclass(frozen=True, eq=False)
 class Judge:
-    """A data set, embedded: what a cut is judged by. `task` stands where there is retrieval to judge."""
+    """A data set, embedded: what a cut is judged by. `task` stands where there is retrieval to judge.
+
+    sides   of pairs of words: the two rows of the index that each pair is
+    """
 
     dataset: Dataset
     documents: Embeddings
     queries: Embeddings
     task: Judgements | None = None
+    sides: tuple[Ints, Ints] | None = None
 
     @property
     def name(self) -> str:
@@ -51,6 +50,35 @@ class Judge:
     def main(self) -> str:
         """The measure that stands for this data set."""
         return {"retrieval": "ndcg@10", "pairs": "spearman", "labels": "accuracy"}[self.dataset.kind]
+
+    def without(self, rows: Rows, index: Floats) -> Judge:
+        """The same questions where these rows of the index (n, d) are left: what is relevant and gone is missed.
+
+        Pairs of words lose those of which a word is gone; sentence pairs have no index and stay.
+        """
+        data = self.dataset
+        if data.kind == "pairs" and self.sides is None:
+            return self
+        if self.sides is not None:
+            stays, vectors = self.covered(rows), np.zeros_like(index)
+            vectors[rows.served] = rows.standing(index)
+            one, two = (s[stays] for s in self.sides)
+            assert data.scores is not None
+            texts = (data.documents.take(stays), data.queries.take(stays))
+            part = replace(data, documents=texts[0], queries=texts[1], scores=data.scores[stays])
+            metric = self.documents.metric
+            return Judge(part, Embeddings(vectors[one], metric), Embeddings(vectors[two], metric), None, (one, two))
+        left = rows.kept if data.kind == "labels" else rows.served  # what is folded trains nothing
+        own = index[left] if rows.vectors is None else rows.vectors
+        vectors = own if data.kind == "labels" else rows.standing(index)
+        part = replace(data, documents=data.documents.take(left))
+        task = None if self.task is None else self.task.left(left)
+        return replace(self, dataset=part, documents=Embeddings(vectors, self.documents.metric), task=task)
+
+    def covered(self, rows: Rows) -> Ints:
+        """The pairs of words of which both are still served."""
+        assert self.sides is not None
+        return np.flatnonzero((rows.stands[self.sides[0]] >= 0) & (rows.stands[self.sides[1]] >= 0))
 
     @cached_property
     def query_texts(self) -> Texts:
@@ -91,14 +119,34 @@ class Bench:
             self.fit_vectors.vectors, empty, np.zeros(0, np.int64), None, self.fit_vectors.metric, self.prior, progress
         )
         if card.learns_from in ("pseudo-queries", "title-body pairs"):
-            asked, owners = pseudo_queries(self.fit)
-            context = replace(
-                context, pseudo_queries=embed(self.model, asked, "query", progress).vectors, owners=owners
-            )
-        if card.learns_from == "title-body pairs":
-            rows = np.asarray(_titled(self.fit), np.int64)
+            asked, owners = self._asked(self.fit, self.fit_vectors.vectors, progress)
+            context = replace(context, pseudo_queries=asked, owners=owners)
+        if self.model.architecture != VECTORS and card.learns_from == "title-body pairs":
+            rows = np.asarray(titled(self.fit), np.int64)
             context = replace(context, pairs=self._pairs(progress), pair_owners=rows)
         return context
+
+    def index(self, judge: Judge, card: Card, progress: Progress = quiet) -> FitContext:
+        """What a method that ranks whole vectors learns from: a judge's own index, but not the texts that ask there."""
+        documents, texts = judge.documents.vectors, judge.dataset.documents
+        context = FitContext(
+            documents, np.zeros((0, documents.shape[1]), np.float32), np.zeros(0, np.int64),
+            metric=judge.documents.metric, progress=progress,
+        )  # fmt: skip
+        if card.learns_from != "pseudo-queries":
+            return context
+        asking = set(judge.dataset.queries.ids) if judge.dataset.truth == "agreement" else set()
+        lend = np.array([i for i, name in enumerate(texts.ids) if name not in asking], np.int64)
+        asked, owners = self._asked(texts.take(lend), documents[lend], progress)
+        return replace(context, pseudo_queries=asked, owners=lend[owners])
+
+    def _asked(self, texts: Texts, vectors: Floats, progress: Progress) -> tuple[Floats, Ints]:
+        """Pseudo-queries (m, d) and the row each was taken from; without a model vectors stand in for queries."""
+        if self.model.architecture == VECTORS:
+            rows = np.asarray(chosen(texts, 2 * PSEUDO), np.int64)
+            return vectors[rows], rows
+        asked, owners = pseudo_queries(texts)
+        return embed(self.model, asked, "query", progress).vectors, owners
 
     def _pairs(self, progress: Progress) -> tuple[Floats, Floats] | None:
         titles, bodies = title_body_pairs(self.fit)
@@ -108,46 +156,6 @@ class Bench:
             embed(self.model, titles, "query", progress).vectors,
             embed(self.model, bodies, "document", progress).vectors,
         )
-
-
-def _sentence(text: str) -> str:
-    """One sentence of a text, chosen by the text's own hash, so that the order of texts does not matter."""
-    found = [s for s in _SENTENCE.split(text) if 4 <= len(s.split()) <= 60]
-    if not found:
-        return " ".join(text.split()[:40])
-    return found[int(hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest(), 16) % len(found)]
-
-
-def _chosen(texts: Texts, most: int) -> list[int]:
-    """At most `most` rows, chosen by content hash, ascending."""
-    if len(texts) <= most:
-        return list(range(len(texts)))
-    by_hash = sorted(
-        range(len(texts)), key=lambda i: hashlib.sha256(texts.texts[i].encode("utf-8", "replace")).digest()
-    )
-    return sorted(by_hash[:most])
-
-
-def pseudo_queries(texts: Texts) -> tuple[list[str], Ints]:
-    """Titles and one sentence of each text, with the row each came from: they stand in for real queries."""
-    asked, owners = [], []
-    for i in _chosen(texts, _PSEUDO):
-        title = texts.titles[i] if texts.titles else ""
-        for text in ([title] if len(title.split()) >= 2 else []) + [_sentence(texts.texts[i])]:
-            asked.append(text)
-            owners.append(i)
-    return asked, np.asarray(owners, np.int64)
-
-
-def _titled(texts: Texts) -> list[int]:
-    """The rows that lend a pair of title and body."""
-    return [i for i in _chosen(texts, _PAIRS) if texts.titles and len(texts.titles[i].split()) >= 2]
-
-
-def title_body_pairs(texts: Texts) -> tuple[list[str], list[str]]:
-    """(titles, first 80 words of the text without its title), for texts that have both."""
-    rows = _titled(texts)
-    return [texts.titles[i] for i in rows], [" ".join(texts.texts[i].split()[:_BODY_WORDS]) for i in rows]
 
 
 def judge(model: ModelInfo, dataset: Dataset, progress: Progress = quiet) -> Judge:
@@ -287,11 +295,21 @@ def prepare(
     seed: int = 0,
     progress: Progress = quiet,
     equip: Callable[[ModelInfo, Sequence[str]], ModelInfo] | None = None,
+    metric: str | None = None,
 ) -> Bench:
     """Open, read, embed. Raises InputError (a model refused, a data file that cannot be read) before any work.
 
-    `equip` may give the model another engine (pilot.equipped), chosen on the first data set's documents.
+    `equip` may give the model another engine (pilot.equipped), chosen on the first data set's documents. Where the
+    first name is a source of vectors no model is needed; `metric` then says how they are compared.
     """
+    from core import vector_bench
+
+    if vector_bench.is_source(names[0]):
+        return vector_bench.open_bench(
+            names, fit_on=fit_on, queries=queries, metric=metric, limit=limit, seed=seed, progress=progress
+        )
+    if metric is not None:
+        raise InputError(f"--metric {metric}: texts are compared by their model's own metric. Leave --metric out")
     info = open_model(model, progress) if isinstance(model, str) else model
     datasets = [
         d

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from core import pipeline, registry, storing, sweeps
+from core import judging, pipeline, registry, storing, sweeps
 from core.bench import Bench, Judge
 from core.evaluate.cost import vector_bytes
 from core.plan import Plan, Step
@@ -81,7 +81,7 @@ def _key(bench: Bench, judge: Judge, step: Step) -> str:
 
 def two_stage(bench: Bench, judge: Judge, step: Step, shortlist: int) -> dict[str, float]:
     """Quality where a shortlist on the codes, fitted on all documents, is scored again with the float vectors."""
-    _, whole = pipeline.reduce(bench, None)
+    _, whole = judging.reduce(bench, None)
     return pipeline.two_stage(judge, whole, shortlist, codes=storing.fitted(bench, whole, step))
 
 

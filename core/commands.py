@@ -11,20 +11,19 @@ from typing import Any
 
 import yaml
 
-from core import export, exporting, judging, pipeline, registry, report, storing, sweeps
+from core import export, exporting, judging, pipeline, registry, report, sweep_commands, vector_commands
 from core.anatomy import shape_of
+from core.arguments import bench_of, method_of, opened_model, ratios_of
 from core.bench import Bench, prepare
 from core.compare import RANDOM_DRAWS
 from core.derive import check as check_steps
-from core.encoders import ModelInfo, open_model
+from core.encoders import open_model
 from core.engines import opened
-from core.errors import InputError, PlanError
+from core.errors import InputError
 from core.evaluate import cost
 from core.export.proof import time_model
 from core.methods.base import CodeMethod
-from core.pilot import equipped
 from core.plan import Plan, Step, parse
-from core.store import sweep_partials
 from core.types import Progress
 
 
@@ -38,7 +37,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     return _COMMANDS[args.command](args, _Line())
 
 
-ENCODER_RATIOS = (0.0, 0.25, 0.5, 0.75)  # every point is a cut of its own: minutes, not milliseconds
+BESIDE = 10_000  # rows up to which all methods for whole vectors are studied at once
 
 
 class _Line:
@@ -58,26 +57,17 @@ class _Line:
         print(f"\r\x1b[K{what} · {100 * share:.0f} %{eta}", end="\n" if share >= 1 else "", file=sys.stderr)
 
 
-def _bench(args: argparse.Namespace, progress: Progress, info: ModelInfo | None = None) -> Bench:
-    sweep_partials()
-    queries = Path(args.queries) if args.queries else None
-    kind = getattr(args, "engine", "exact")
-    return prepare(
-        info or args.model, args.data, fit_on=args.fit_on, queries=queries, split=args.split, limit=args.limit,
-        seed=args.seed, progress=progress, equip=lambda model, texts: equipped(model, texts, kind, progress),
-    )  # fmt: skip
-
-
 def methods(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {"methods": [registry.as_json(m) for m in registry.METHODS]}
 
 
 def evaluate(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     start = time.perf_counter()
-    bench = _bench(args, progress, open_model(args.model, progress, graphs=True))
-    before = [judging.measure(j, j.documents.vectors, j.queries.vectors, j.documents.metric) for j in bench.judges]
+    info = opened_model(args, progress, graphs=True)
+    bench = bench_of(args, progress, info)
+    before = [judging.measured(j) for j in bench.judges]
     progress("timing the encoder", 0, 1)
-    timing = time_model(bench.model, bench.judges[0].dataset.documents.full)
+    timing = time_model(bench.model, bench.judges[0].dataset.documents.full) if info else None
     answer = report.evaluation(bench, before, timing, 0.0)
     answer["notes"] = list(pipeline.bench_notes(bench))
     if bench.model.engine:
@@ -86,10 +76,22 @@ def evaluate(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return dict(report.plain(answer))
 
 
+def _checked(args: argparse.Namespace, plan: Plan, out: Path | None, progress: Progress) -> Bench:
+    """The bench of a plan, with all that can be refused refused: with a model, before its texts are embedded."""
+    info = opened_model(args, progress)
+    bench = bench_of(args, progress) if info is None else None
+    model = info or bench.model  # type: ignore[union-attr]
+    check_steps(model, registry.parts(plan).encoder)
+    if out:
+        exporting.check_format(model, plan, args.format)
+        exporting.check_out(out, args.model, model)
+    return bench or bench_of(args, progress, info)
+
+
 def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     request = {
         k: getattr(args, k)
-        for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format", "engine")
+        for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format", "engine", "metric")
     }
     plan = parse(args.plan)
     resolved = registry.resolve(plan, args.seed)
@@ -98,13 +100,8 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         raise InputError(f"--rescore {args.rescore} is negative: give the length of the shortlist, e.g. 100")
     if steps and args.engine != "exact":
         raise InputError(f"--engine {args.engine}: encoder cuts are judged in fp32, by torch. Leave --engine out")
-    info = open_model(args.model, progress)
-    check_steps(info, steps)
     out = Path(args.out).expanduser() if args.out else None
-    if out:
-        exporting.check_format(info, resolved, args.format)
-        exporting.check_out(out, args.model, info)
-    bench = _bench(args, progress, info)
+    bench = _checked(args, resolved, out, progress)
     cut = pipeline.judge_cut(bench, plan, rescore=args.rescore, seed=args.seed, progress=progress, draws=args.draws)
     answer = report.plain(report.pruning(bench, cut, args.seed))
     if out:
@@ -118,103 +115,17 @@ def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return dict(report.plain(answer))
 
 
-def _method(text: str) -> Step:
-    """The one method, without a cut, that --method names."""
-    plan = parse(text)
-    if len(plan.steps) != 1 or not isinstance(plan.steps[0], Step) or plan.steps[0].cut is not None:
-        raise PlanError(f"--method {text!r}: name one method without a cut, e.g. dimensions/svd")
-    registry.build(plan.steps[0])
-    return plan.steps[0]
-
-
-def sweep(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    step = _method(args.method)
-    card = registry.card(step.name)
-    if isinstance(registry.build(step), CodeMethod):
-        return _code_sweep(args, step, progress)
-    if card.target != "dimensions":
-        return _encoder_sweep(args, step, progress)
-    seeded = any(k == "seed" for k, _ in step.options) or "seed" not in registry.find(step.name).__dataclass_fields__
-    step = step if seeded else Step(step.name, (*step.options, ("seed", args.seed)))
-    ratios = _ratios(args.ratios)
-    bench = _bench(args, progress)
-    context = bench.context(card, progress)
-    start = time.perf_counter()
-    ranking = judging.rank(context, step)
-    ranked = time.perf_counter()
-    curves = [sweeps.curve(j, ranking, ratios) for j in bench.judges]
-    seconds = {"rank": ranked - start, "curve": time.perf_counter() - ranked}
-    progress("random baseline and neighbours", 0, 1)
-    chance = {j.name: sweeps.random_curves(bench, j, ratios) for j in bench.judges}
-    outside = [c for j in bench.judges if (c := sweeps.outside_curve(bench, j, step, ratios, progress))]
-    moved = pipeline.drift_curve(bench.judges[0], ranking, curves[0].kept, args.seed)
-    answer = report.sweep(curves, chance, outside, moved, seconds)
-    answer |= {"model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed}
-    answer["notes"] = [*pipeline.bench_notes(bench), *ranking.notes]
-    return dict(report.plain(answer))
-
-
 def sensitivity(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     from core import sensitivity as parts
 
-    ratios = parts.RATIOS if args.ratios is None else _ratios(args.ratios)
+    ratios = parts.RATIOS if args.ratios is None else ratios_of(args.ratios)
     info = open_model(args.model, progress)
     parts.check(info.architecture, args.target, args.criterion, args.keep_quality, args.sample)
     found = parts.sensitivity(
-        _bench(args, progress, info), args.target, args.criterion, keep_quality=args.keep_quality, ratios=ratios,
+        bench_of(args, progress, info), args.target, args.criterion, keep_quality=args.keep_quality, ratios=ratios,
         size=args.sample, seed=args.seed, progress=progress,
     )  # fmt: skip
     return dict(report.plain(found.as_json() | {"model": info.as_json()}))
-
-
-def _encoder_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> dict[str, Any]:
-    """The curve of an encoder method: every ratio is a cut of its own, judged like `prune` judges it."""
-    ratios = _ratios(args.ratios, ENCODER_RATIOS)
-    info = open_model(args.model, progress)
-    check_steps(info, [step])
-    bench = _bench(args, progress, info)
-    cuts, points, start = [], [], time.perf_counter()
-    for n, ratio in enumerate(ratios):
-        progress(f"ratio {ratio:g}", n, len(ratios))
-        draws = args.draws if ratio else 0
-        cuts.append(pipeline.judge_cut(bench, Plan((step.with_cut(ratio=ratio),)), seed=args.seed, draws=draws))
-        points.append(report.encoder_point(cuts[-1], ratio))
-    answer = {
-        "method": step.name, "points": points, "seconds": {"rank": 0.0, "curve": time.perf_counter() - start},
-        "model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed,
-        "notes": list(dict.fromkeys(note for cut in cuts for note in cut.notes)),
-    }  # fmt: skip
-    return dict(report.plain(answer))
-
-
-def _code_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> dict[str, Any]:
-    """The curve of a code over bytes a vector; `ratios` are the share of bytes removed."""
-    ratios = None if args.ratios is None else _ratios(args.ratios)
-    bench = _bench(args, progress)
-    steps = storing.at_sizes(step, bench.model.dimension, ratios)
-    cuts, start = [], time.perf_counter()
-    for n, one in enumerate(steps):
-        progress(str(one), n, len(steps))
-        cuts.append(pipeline.judge_cut(bench, Plan((one,)), seed=args.seed, spread=False))
-    answer = {
-        "method": step.name, "points": [report.code_point(cut) for cut in cuts],
-        "seconds": {"rank": 0.0, "curve": time.perf_counter() - start},
-        "model": bench.model.as_json(), "data": report.data_block(bench.judges), "seed": args.seed,
-        "notes": list(dict.fromkeys(note for cut in cuts for note in cut.notes)),
-    }  # fmt: skip
-    return dict(report.plain(answer))
-
-
-def _ratios(text: str | None, default: Sequence[float] = sweeps.RATIOS) -> list[float]:
-    if text is None:
-        return list(default)
-    try:
-        found = [float(w) for w in text.split(",")]
-    except ValueError as e:
-        raise InputError(f"--ratios {text!r}: write numbers in [0, 1) with commas between, e.g. 0,0.25,0.5") from e
-    if not found or not all(0.0 <= r < 1.0 for r in found):
-        raise InputError(f"--ratios {text!r}: every ratio lies in [0, 1); it is the fraction removed")
-    return found
 
 
 def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
@@ -237,6 +148,7 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
         split=str(recipe.get("split", "test")), limit=_whole(recipe, "limit"), seed=_whole(recipe, "seed") or 0,
         plan=str(recipe["plan"]), out=args.out, draws=RANDOM_DRAWS,
         rescore=_whole(recipe, "rescore") or 0, format=form, zip=False, engine=str(recipe.get("engine", "exact")),
+        metric=recipe.get("metric"),
     )  # fmt: skip
     answer = prune(args, progress)
     wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
@@ -262,16 +174,16 @@ def map_command(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
 
     plan = parse(args.plan)
     registry.resolve(plan, args.seed)
-    bench = _bench(args, progress)
+    bench = bench_of(args, progress)
     step = pipeline.dimension_step(registry.resolve(plan, args.seed))
-    _, reduction = pipeline.reduce(bench, step, progress)
+    _, reduction = judging.reduce(bench, step, progress)
     pair = maps.umap_pair(bench.judges[0].documents.vectors, reduction, seed=args.seed, progress=progress)
     return dict(report.plain({"plan": str(plan), "key": pair.key, "noise_floor": pair.noise, "moved": pair.moved}))
 
 
 def embed(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Embed all that any method may ask for, and study the quick methods, so that a page finds them finished."""
-    bench = _bench(args, progress)
+    bench = bench_of(args, progress)
     for name in registry.names("dimensions"):
         bench.context(registry.card(name), progress)
     _study(bench, _quick(), progress)
@@ -285,7 +197,7 @@ def _quick() -> list[Step]:
 
 def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
     """Every ratio of these methods on every data set, kept on disk (of labelled texts the first method only)."""
-    from core import budgets, verdict
+    from core import budgets, row_study, verdict
 
     for n, step in enumerate(steps):
         code = isinstance(registry.build(step), CodeMethod)
@@ -293,7 +205,10 @@ def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
             if n > 0 and judge.dataset.kind == "labels":
                 continue
             progress(f"every {'size' if code else 'ratio'} of {registry.card(step.name).label}", n, len(steps))
-            if code:
+            if step.target == "vectors":
+                if judge.dataset.kind != "pairs":
+                    row_study.study(bench, judge, step, progress=progress)
+            elif code:
                 budgets.study(bench, judge, step, progress)
             else:
                 verdict.study(bench, judge, step, progress=progress)
@@ -301,9 +216,9 @@ def _study(bench: Bench, steps: Sequence[Step], progress: Progress) -> None:
 
 def study(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """What the page shows of one method: trained, and judged at every ratio."""
-    step = _method(args.method)
-    bench = _bench(args, progress)
-    _study(bench, [step, *_one_size(step)], progress)
+    step = method_of(args.method)
+    bench = bench_of(args, progress)
+    _study(bench, [step, *_one_size(step), *_other_rows(bench, step)], progress)
     return {"method": str(step), "data": report.data_block(bench.judges)}
 
 
@@ -315,6 +230,13 @@ def _one_size(step: Step) -> list[Step]:
     return [Step(n) for n in names if n != step.name]
 
 
+def _other_rows(bench: Bench, step: Step) -> list[Step]:
+    """What stands beside a cut of whole vectors on the page: the other methods, where the index is small."""
+    if step.target != "vectors" or any(len(j.documents) > BESIDE for j in bench.judges):
+        return []
+    return [Step(n) for n in registry.names("vectors") if n not in (step.name, "vectors/random")]
+
+
 def warm(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     """Compute the first screen once, so that the page finds it finished (rankings on disk, loops compiled)."""
     bench = prepare("minilm", ["sample"], progress=progress)
@@ -322,15 +244,21 @@ def warm(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return {"ready": [step.name for step in _quick()]}
 
 
+def vectors(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """What needs no model: `vectors prune`, `vectors collections`."""
+    return vector_commands.COMMANDS[args.vectors](args, progress)
+
+
 _COMMANDS: dict[str, Callable[[argparse.Namespace, Progress], dict[str, Any]]] = {
     "methods": methods,
     "evaluate": evaluate,
     "prune": prune,
-    "sweep": sweep,
+    "sweep": sweep_commands.sweep,
     "sensitivity": sensitivity,
     "run": replay,
     "map": map_command,
     "embed": embed,
     "study": study,
+    "vectors": vectors,
     "warm": warm,
 }

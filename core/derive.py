@@ -16,11 +16,11 @@ import numpy as np
 
 from core import live, registry
 from core.anatomy import check_target
-from core.bench import pseudo_queries, title_body_pairs
+from core.asking import pseudo_queries, title_body_pairs
 from core.calibration import CalibrationTexts
 from core.cuts import Work, perform
 from core.embedding import embed, load, prompt_of
-from core.encoders import ModelInfo
+from core.encoders import VECTORS, ModelInfo
 from core.errors import InputError
 from core.evaluate.cost import peak_bytes
 from core.folders import Derived as Derived
@@ -37,6 +37,9 @@ _VERSION = "derived 5"  # raise it when a cut's computation changes, so that old
 
 def check(model: ModelInfo, steps: Sequence[Step | Group]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
+    if steps and model.architecture == VECTORS:
+        raise InputError(f"{Plan(tuple(steps))}: {model.name} holds vectors, and no encoder that could be cut. "
+                         "Cut dimensions/..., vectors/... or quantize/..., or give texts and a model")  # fmt: skip
     for step in Plan(tuple(steps)).flat:
         if step.target != "recover":  # vectors are all that recovery looks at
             check_target(model.architecture, step.target if step.cut else str(step.get("target", "neurons")))

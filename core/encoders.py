@@ -26,6 +26,7 @@ from core.types import Metric, Progress, digest, quiet
 
 EMBEDDED = "minilm"
 ONNX = "onnx"  # the architecture of an ONNX folder: a graph that runs, and that no encoder cut can open
+VECTORS = "vectors"  # the architecture of a source without a model: vectors from a file, a collection, a recommender
 DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut, and how long it took
 _EMBEDDED_SHA256 = {
     "model.safetensors": "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",

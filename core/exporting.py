@@ -7,7 +7,7 @@ from typing import Any
 
 from core import export, pipeline, registry
 from core.bench import Bench
-from core.encoders import ModelInfo
+from core.encoders import VECTORS, ModelInfo
 from core.errors import InputError
 from core.plan import Plan
 from core.planned import planned, uneven
@@ -19,6 +19,8 @@ _WEIGHTS = ("*.safetensors", "*.onnx", "*.onnx.data")
 
 def check_format(info: ModelInfo, plan: Plan, form: str) -> None:
     """Refuse, before any work, what the format cannot hold."""
+    if info.architecture == VECTORS and form != "vectors":
+        raise InputError(f"--format {form}: {info.name} holds vectors and no model. Use --format vectors")
     steps = registry.parts(plan).encoder
     for step in plan.flat:
         if form != "vectors" and registry.card(step.name).two_maps:

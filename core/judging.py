@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from core import registry
-from core.bench import Judge
+from core.bench import Bench, Judge
 from core.compare import Retention, retention, retention_of
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval, similarity
-from core.methods.base import DimensionMethod
-from core.plan import Step
-from core.select import apply
+from core.methods.base import DimensionMethod, Method, VectorMethod
+from core.plan import CUT, Cut, Step
+from core.select import apply, select
 from core.store import get_arrays, put_arrays
-from core.types import FitContext, Floats, Measurement, Metric, Ranking, Reduction, digest
+from core.types import FitContext, Floats, Measurement, Metric, Progress, Ranking, Reduction, digest, quiet
 
 
 def rank(context: FitContext, step: Step, keep: int | None = None) -> Ranking:
@@ -25,13 +26,24 @@ def rank(context: FitContext, step: Step, keep: int | None = None) -> Ranking:
     method = registry.build(step)
     assert isinstance(method, DimensionMethod)
     keep = keep if method.card.refits else None
-    options = sorted((k, v) for k, v in step.options if k not in ("ratio", "keep"))
+    return _kept(context, step, method, str(keep), lambda: method.rank(context, keep))
+
+
+def rank_rows(context: FitContext, step: Step) -> Ranking:
+    """The same for whole vectors: the context's documents are the index."""
+    method = registry.build(step)
+    assert isinstance(method, VectorMethod)
+    return _kept(context, step, method, "rows", lambda: method.rank(context))
+
+
+def _kept(context: FitContext, step: Step, method: Method, about: str, make: Callable[[], Ranking]) -> Ranking:
+    options = sorted((k, v) for k, v in step.options if k not in CUT)
     full = {f: getattr(method, f) for f in method.__dataclass_fields__}
-    key = digest("ranking", step.name, repr(sorted(full.items()) or options), str(keep), context.fingerprint)
+    key = digest("ranking", step.name, repr(sorted(full.items()) or options), about, context.fingerprint)
     stored = get_arrays(key)
     if stored is not None:
         return _thaw(step.name, stored)
-    ranking = method.rank(context, keep)
+    ranking = make()
     arrays: dict[str, NDArray[Any]] = {
         "scores": ranking.scores,
         "notes": np.frombuffer(json.dumps(ranking.notes).encode(), np.uint8),
@@ -41,13 +53,24 @@ def rank(context: FitContext, step: Step, keep: int | None = None) -> Ranking:
     return ranking
 
 
-_PARTS = ("basis", "query_basis", "mean")
+_PARTS = ("basis", "query_basis", "mean", "into", "levels")
 
 
 def _thaw(name: str, stored: dict[str, NDArray[Any]]) -> Ranking:
     notes = tuple(json.loads(stored["notes"].tobytes()))
-    basis, query_basis, mean = (stored.get(k) for k in _PARTS)
-    return Ranking(name, stored["scores"], basis, query_basis, mean, notes)
+    return Ranking(name, stored["scores"], notes=notes, **{k: stored[k] for k in _PARTS if k in stored})
+
+
+def reduce(bench: Bench, step: Step | None, progress: Progress = quiet) -> tuple[Ranking | None, Reduction]:
+    """Rank and select one dimension step; methods that refit are fitted for this size. No step: the identity."""
+    dimension = bench.model.dimension
+    if step is None:
+        return None, Reduction("none", dimension, np.arange(dimension), metric=bench.model.metric, identity=True)
+    cut = step.cut or Cut(ratio=0.0)
+    keep = cut.count(dimension)
+    context = bench.context(registry.card(step.name), progress)
+    ranking = rank(context, step, keep)
+    return ranking, select(ranking, Cut(keep=keep), bench.model.metric)
 
 
 def measure(judge: Judge, documents: Floats, queries: Floats, metric: Metric) -> Measurement:
@@ -64,6 +87,11 @@ def measure(judge: Judge, documents: Floats, queries: Floats, metric: Metric) ->
         )
     hits = similarity.label_hits(documents, data.documents.labels, queries, data.queries.labels)
     return Measurement(data.name, hits, data.truth)
+
+
+def measured(judge: Judge) -> Measurement:
+    """A data set's quality with its vectors as they are."""
+    return measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
 
 
 def figures(m: Measurement) -> dict[str, float]:

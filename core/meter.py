@@ -13,7 +13,7 @@ from typing import Any
 
 from core import registry
 from core.anatomy import Shape, shape_of
-from core.encoders import ModelInfo
+from core.encoders import VECTORS, ModelInfo
 from core.evaluate.cost import LENGTH, vector_bytes
 from core.plan import Group, Plan, Step, parse
 from core.planned import after, embedding_size, planned, uneven
@@ -82,6 +82,11 @@ def words(model: ModelInfo, plan: Plan) -> list[str]:
             dimension = small.width if dimension == shape.width and not _mapped(step) else dimension
         said.append(f"{kept:,} of {before:,} {UNITS[step.target]}")
         shape = small
+    for step in registry.parts(plan).vectors:
+        cut = step.cut
+        assert cut is not None
+        ratio = None if cut.ratio is None else f"{100 * (1 - cut.ratio):.0f} % of the vectors"
+        said.append(ratio or (f"{cut.keep:,} vectors" if cut.keep else f"groups from a similarity of {cut.threshold}"))
     codes = registry.parts(plan).codes
     if codes is not None:
         size = planned_bytes(codes, leaves(model, plan).dimension)
@@ -144,11 +149,14 @@ def forms(model: ModelInfo, plan: Plan, why: str) -> tuple[str, ...]:
     """The export formats that can hold a plan, the plainest first; `why` is what no stock config can declare."""
     if any(registry.card(s.name).two_maps for s in plan.flat):
         return ("vectors",)
+    if model.architecture == VECTORS:
+        return ("vectors",)
     graphs = ("onnx", "onnx-int8") if model.architecture != "static" else ()
     plain = () if why else ("sentence-transformers", "sentence-transformers-fp16")
     if registry.parts(plan).encoder:
         return (*plain, *graphs)
-    return ("vectors", *plain) if registry.parts(plan).codes else (*plain, *graphs, "vectors")
+    stored = registry.parts(plan).codes or registry.parts(plan).vectors
+    return ("vectors", *plain) if stored else (*plain, *graphs, "vectors")
 
 
 def reload_words(form: str, why: str) -> str:
@@ -190,17 +198,36 @@ def rows(
     report: the answer of `prune` for exactly this plan; its figures then stand in place of the planned ones.
     """
     will = leaves(model, plan)
+    if model.architecture == VECTORS:
+        return [_vector(model, plan, will, report), *_index(plan, report)]
     found = (report or {}).get("after", {}).get("model", {})
     parameters, size = found.get("parameters", will.parameters), found.get("bytes", file_bytes(model, will, form))
     same = f", {ZEROS}" if only_zeros(plan) else ""
     return [
-        _vector(model, plan, will, report),
+        _vector(model, plan, will, report), *_index(plan, report),
         ("parameters", f"{_millions(model.parameters)} → {_millions(parameters)}", parameters / model.parameters),
         ("model file" if found else "model file, planned",
          f"{gigabytes(model.bytes)} → {gigabytes(size)}{same}", size / model.bytes),
         _zipped(report),
         _speed(will.speedup, report),
     ]  # fmt: skip
+
+
+def _index(plan: Plan, report: Mapping[str, Any] | None) -> list[tuple[str, str, float]]:
+    """How many vectors stay, where whole vectors are cut: planned, or as the first index was."""
+    steps = registry.parts(plan).vectors
+    if not steps:
+        return []
+    found = next(iter((report or {}).get("vectors", {}).values()), None)
+    if found:
+        return [("vectors", f"{found['before']:,} → {found['after']:,}", found["after"] / found["before"])]
+    ratios = [s.cut.ratio for s in steps if s.cut is not None]
+    if any(r is None for r in ratios):
+        return [("vectors", LATER, 1.0)]
+    share = 1.0
+    for r in ratios:
+        share *= 1 - float(r or 0.0)
+    return [("vectors", f"{100 * share:.1f} % stay", share)]
 
 
 def _vector(model: ModelInfo, plan: Plan, will: Leaves, report: Mapping[str, Any] | None) -> tuple[str, str, float]:
@@ -214,12 +241,25 @@ def _vector(model: ModelInfo, plan: Plan, will: Leaves, report: Mapping[str, Any
 
 def code_rows(model: ModelInfo, full: int, kept: int, vectors: float) -> list[tuple[str, str, float]]:
     """The rows of a code: the vector and the index shrink, the encoder and its speed stay."""
+    size = f"{gigabytes(vectors * full)} → {gigabytes(vectors * kept)}"
+    return [("vector", f"{full:,} → {kept:,} B", kept / full), ("index", size, kept / full), *encoder_rows(model)]
+
+
+def row_rows(model: ModelInfo, rows: int, kept: int, vectors: float) -> list[tuple[str, str, float]]:
+    """The rows of a cut of whole vectors: there are fewer of them, each as large as before."""
+    share, full = kept / rows, vector_bytes(model.dimension)
+    size = f"{gigabytes(vectors * full)} → {gigabytes(vectors * share * full)}"
     return [
-        ("vector", f"{full:,} → {kept:,} B", kept / full),
-        ("index", f"{gigabytes(vectors * full)} → {gigabytes(vectors * kept)}", kept / full),
-        ("model file", f"{gigabytes(model.bytes)}, as it was", 1.0),
-        ("encoding time", "1.00x (ideal 1.00x)", 1.0),
-    ]
+        ("vectors", f"{rows:,} → {kept:,}", share), ("index", size, share), ("vector", f"{full:,} B, as it was", 1.0),
+        *encoder_rows(model),
+    ]  # fmt: skip
+
+
+def encoder_rows(model: ModelInfo) -> list[tuple[str, str, float]]:
+    """The encoder that a cut of vectors leaves as it was; nothing where there is none."""
+    if model.architecture == VECTORS:
+        return []
+    return [("model file", f"{gigabytes(model.bytes)}, as it was", 1.0), ("encoding time", "1.00x (ideal 1.00x)", 1.0)]
 
 
 def _millions(parameters: int) -> str:

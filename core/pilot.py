@@ -24,7 +24,7 @@ from typing import Literal
 
 import numpy as np
 
-from core.bench import pseudo_queries
+from core.asking import pseudo_queries
 from core.derive import calibration_texts
 from core.embedding import load
 from core.encoders import ONNX, ModelInfo

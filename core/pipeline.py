@@ -6,13 +6,12 @@ judge_cut(bench, parse("neurons/obs ratio=0.5 | dimensions/svd keep=128"))   bef
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-
-import numpy as np
+from dataclasses import dataclass, field, replace
 
 from core import live, registry
 from core.bench import Bench, Judge, rebased, sampled
-from core.compare import RANDOM_DRAWS, Retention, retention
+from core.beside import Ratios, code_sides, dimension_sides, ratios, row_sides
+from core.compare import RANDOM_DRAWS, Retention
 from core.cuts import random_plan
 from core.derive import Derived, derive
 from core.encoders import ModelInfo
@@ -20,13 +19,13 @@ from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
 from core.evaluate.ranking import Judgements
-from core.judging import compare, figures, measure, rank, reduced
+from core.judging import compare, figures, measured, reduce
 from core.plan import Cut, Group, Plan, Step
 from core.rounds import settled
 from core.select import apply, select
-from core.storing import drawn, fitted, judged, kept_outside, stored
-from core.sweeps import outside_curve
-from core.types import Codes, Measurement, Progress, Ranking, Reduction, quiet
+from core.storing import fitted, judged, stored
+from core.thinning import covered_notes, cut_judges, paired, same_rows, survivors_alone, thinned
+from core.types import Codes, Measurement, Progress, Ranking, Reduction, Rows, quiet
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,6 +34,9 @@ class Cutting:
 
     codes     how the vectors are stored behind all cuts, or None for float32
     pruned    the same data embedded by the cut encoder; the bench itself where the plan cuts none
+    rows      which vectors of each data set's index stay, () where all do
+    left      the judges of `pruned` with the rows that are left
+    alone     data -> measure -> ratio where hits on survivors are not expanded to what they stand for
     derived   the cut encoder, or None; source is the unpruned one
     random    data -> measure -> (ratio, std) over `draws` seeds; `chance_on` says on what, where on a sample
     """
@@ -54,29 +56,20 @@ class Cutting:
     two_stage: Mapping[str, Mapping[str, float]]
     spread: Mapping[str, Mapping[str, tuple[float, float]]]
     notes: tuple[str, ...]
+    left: tuple[Judge, ...]
     draws: int = RANDOM_DRAWS
     codes: Codes | None = None
+    rows: tuple[Rows, ...] = ()
+    alone: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 def dimension_step(plan: Plan) -> Step:
     """The plan's one dimension cut. Raises PlanError where the plan holds anything else."""
     parts = registry.parts(plan)
     step = parts.dimensions
-    if parts.encoder or parts.codes or step is None:
+    if parts.encoder or parts.codes or parts.vectors or step is None:
         raise PlanError(f"{plan}: this needs one dimensions/... step alone; write e.g. dimensions/svd keep=128")
     return step
-
-
-def reduce(bench: Bench, step: Step | None, progress: Progress = quiet) -> tuple[Ranking | None, Reduction]:
-    """Rank and select one dimension step; methods that refit are fitted for this size. No step: the identity."""
-    dimension = bench.model.dimension
-    if step is None:
-        return None, Reduction("none", dimension, np.arange(dimension), metric=bench.model.metric, identity=True)
-    cut = step.cut or Cut(ratio=0.0)
-    keep = cut.count(dimension)
-    context = bench.context(registry.card(step.name), progress)
-    ranking = rank(context, step, keep)
-    return ranking, select(ranking, Cut(keep=keep), bench.model.metric)
 
 
 def judge_cut(
@@ -98,32 +91,67 @@ def judge_cut(
     pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=fit)
     progress("ranking the units", 0, 1)
     ranking, reduction = reduce(pruned, step, progress)
-    before = tuple(_measured(j) for j in bench.judges)
+    rows, said = cut_judges(pruned, reduction, parts.vectors, progress)
+    left = thinned(pruned.judges, rows)
+    before = tuple(measured(j) for j in bench.judges)
     codes = fitted(pruned, reduction, parts.codes, progress) if parts.codes else None
-    after = tuple(judged(j, reduction, codes) for j in pruned.judges)
-    kept = {j.name: compare(j, one, two, seed) for j, one, two in zip(bench.judges, before, after, strict=True)}
-    if derived is None and parts.codes is not None:
-        chance, spreads, outside = _code_sides(bench, parts, reduction, before, seed, progress, spread)
-    elif derived is None and step is not None:
-        chance, spreads, outside = _dimension_sides(bench, step, reduction, before, seed, progress, spread)
-    else:
-        draws = min(draws, 1) if _trains(resolved) else draws  # random units are trained as long: minutes a draw
-        chance, spreads, outside = encoder_chance(bench, _as_given(resolved, derived), seed, draws, progress), {}, {}
+    after = tuple(judged(j, reduction, codes) for j in left)
+    kept = _retained(bench, before, left, after, rows, seed)
+    chance, spreads, outside = _sides(bench, resolved, derived, reduction, rows, before, seed, progress, spread, draws)
     stages = {}
-    for one, two in zip(bench.judges, pruned.judges, strict=True):
+    whole = same_rows(bench.judges, rows)
+    for one, two in zip(whole, left, strict=True):
         if rescore and one.task is not None:
             stages[one.name] = two_stage(two, reduction, rescore, one, codes)
-    shift = drift(pruned.judges[0], reduction, seed, bench.judges[0], codes=codes)
+    shift = drift(left[0], reduction, seed, whole[0], codes=codes)
     notes = (
-        *bench_notes(bench, fit),
-        *(ranking.notes if ranking else ()),
-        *(codes.notes if codes else ()),
+        *bench_notes(bench, fit), *(ranking.notes if ranking else ()), *said,
+        *covered_notes(bench.judges, rows), *(codes.notes if codes else ()),
         *_encoder_notes(bench, derived),
-    )
+    )  # fmt: skip
     return Cutting(
         plan, resolved, reduction, pruned, derived, bench.model, before, after, kept, chance, outside, shift, stages,
-        spreads, notes, RANDOM_DRAWS if derived is None else draws, codes,
+        spreads, notes, left, _draws_of(resolved, derived, draws), codes, rows,
+        survivors_alone(pruned, rows, reduction, codes, before),
     )  # fmt: skip
+
+
+def _retained(
+    bench: Bench,
+    before: Sequence[Measurement],
+    left: Sequence[Judge],
+    after: Sequence[Measurement],
+    rows: Sequence[Rows],
+    seed: int,
+) -> dict[str, dict[str, Retention]]:
+    """Paired retention of every data set; of pairs of words those whose words are still there."""
+    out = {}
+    for judge, one, small, two in zip(bench.judges, before, left, after, strict=True):
+        out[judge.name] = compare(small, paired(judge, one, rows), two, seed)
+    return out
+
+
+def _sides(
+    bench: Bench, resolved: Plan, derived: Derived | None, reduction: Reduction, rows: Sequence[Rows],
+    before: Sequence[Measurement], seed: int, progress: Progress, spread: bool, draws: int,
+) -> tuple[Ratios, Ratios, dict[str, dict[str, Retention]]]:  # fmt: skip
+    """What stands beside a plan: random pruning of the same size, other seeds, and figures outside the fit."""
+    parts = registry.parts(resolved)
+    if derived is not None:
+        draws = _draws_of(resolved, derived, draws)
+        return encoder_chance(bench, _as_given(resolved, derived), seed, draws, progress), {}, {}
+    if rows:
+        return row_sides(bench, parts, reduction, rows, before, progress, spread)
+    if parts.codes is not None:
+        return code_sides(bench, parts, reduction, before, seed, progress, spread)
+    if parts.dimensions is not None:
+        return dimension_sides(bench, parts.dimensions, reduction, before, seed, progress, spread)
+    return {}, {}, {}
+
+
+def _draws_of(resolved: Plan, derived: Derived | None, draws: int) -> int:
+    """How many random prunings are drawn; random units of a plan that trains are trained as long: minutes a draw."""
+    return RANDOM_DRAWS if derived is None else min(draws, 1) if _trains(resolved) else draws
 
 
 def _trains(plan: Plan) -> bool:
@@ -168,63 +196,10 @@ def _as_given(resolved: Plan, derived: Derived | None) -> Plan:
     return Plan(tuple(map(short, plan.flat)))
 
 
-def _measured(judge: Judge) -> Measurement:
-    return measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
-
-
-Ratios = dict[str, dict[str, tuple[float, float]]]
-
-
-def _dimension_sides(
-    bench: Bench, step: Step, reduction: Reduction, before: Sequence[Measurement], seed: int, progress: Progress,
-    spread: bool,
-) -> tuple[Ratios, Ratios, dict[str, dict[str, Retention]]]:  # fmt: skip
-    """What stands beside a dimension cut: random pruning, other seeds, and the careful figures outside the fit."""
-    chance: Ratios = {}
-    spreads: Ratios = {}
-    outside: dict[str, dict[str, Retention]] = {}
-    others = _seeds(step) if spread and registry.card(step.name).seeded else []
-    for n, (judge, one) in enumerate(zip(bench.judges, before, strict=True)):
-        progress(f"judging on {judge.name}", n, len(bench.judges))
-        chance[judge.name] = _ratios(one, [_at(judge, reduction.size, c) for c in _draws(bench)])
-        if others:
-            rankings = [reduce(bench, s)[0] for s in others]
-            spreads[judge.name] = _ratios(one, [_at(judge, reduction.size, r) for r in rankings if r is not None])
-        ratio = (1 - reduction.size / reduction.dimension,)
-        careful = outside_curve(bench, judge, step, ratio, progress)
-        if careful is not None:
-            outside[judge.name] = {m: retention(one.values[m], v[0], seed) for m, v in careful.values.items()}
-    return chance, spreads, outside
-
-
-def _code_sides(
-    bench: Bench, parts: registry.Parts, reduction: Reduction, before: Sequence[Measurement], seed: int,
-    progress: Progress, spread: bool,
-) -> tuple[Ratios, Ratios, dict[str, dict[str, Retention]]]:  # fmt: skip
-    """What stands beside a code: chance with the same bytes, other seeds, and the figures outside the fit."""
-    chance: Ratios = {}
-    spreads: Ratios = {}
-    step = parts.codes
-    assert step is not None
-    others = [fitted(bench, reduction, s) for s in _seeds(step)] if spread and registry.card(step.name).seeded else []
-    floors = [s if isinstance(s, int) else fitted(bench, reduction, s) for s in drawn(step, reduction)]
-    for judge, one, n in zip(bench.judges, before, range(len(before)), strict=True):
-        progress(f"judging on {judge.name}", n, len(before))
-        draws = [
-            _at(judge, min(f, bench.model.dimension), c)
-            if isinstance(f, int) else figures(judged(judge, reduction, f))
-            for f, c in zip(floors, _draws(bench), strict=True)
-        ]  # fmt: skip
-        chance[judge.name] = _ratios(one, draws)
-        if others:
-            spreads[judge.name] = _ratios(one, [figures(judged(judge, reduction, c)) for c in others])
-    return chance, spreads, {} if parts.dimensions else kept_outside(bench, step, before, seed, progress)
-
-
 def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress: Progress = quiet) -> Ratios:
     """Random units with the same counts and the same reconstruction, on a seeded sample of every data set."""
     small = replace(bench, judges=tuple(sampled(j, seed) for j in bench.judges))
-    before = [_measured(j) for j in small.judges]
+    before = [measured(j) for j in small.judges]
     found: dict[str, list[dict[str, float]]] = {j.name: [] for j in small.judges}
     for draw in range(draws):
         progress(f"random pruning, draw {draw + 1} of {draws}", draw, draws)
@@ -234,10 +209,11 @@ def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress
             derived = derive(bench.model, parts.encoder, bench.fit, seed, _inside(progress, f"random draw {draw + 1}"))
         cut = rebased(small, derived.info, fit=step is not None or parts.codes is not None)
         _, reduction = reduce(cut, step)
+        rows, _ = cut_judges(cut, reduction, parts.vectors)
         codes = fitted(cut, reduction, parts.codes) if parts.codes else None
-        for judge in cut.judges:
+        for judge in thinned(cut.judges, rows):
             found[judge.name].append(figures(judged(judge, reduction, codes)))
-    return {j.name: _ratios(one, found[j.name]) for j, one in zip(small.judges, before, strict=True) if draws}
+    return {j.name: ratios(one, found[j.name]) for j, one in zip(small.judges, before, strict=True) if draws}
 
 
 def _inside(progress: Progress, what: str) -> Progress:
@@ -265,30 +241,6 @@ def drift_curve(judge: Judge, ranking: Ranking, kept: Sequence[int], seed: int =
     full, metric = judge.documents.vectors, judge.documents.metric
     near = moved.neighbours(full, moved.probes(len(full), seed), metric)
     return [drift(judge, select(ranking, Cut(keep=k), metric), seed, near=near) for k in kept]
-
-
-def _draws(bench: Bench) -> list[Ranking]:
-    context = bench.context(registry.card("dimensions/random"))
-    return [rank(context, Step("dimensions/random", (("seed", s),))) for s in range(RANDOM_DRAWS)]
-
-
-def _seeds(step: Step) -> list[Step]:
-    rest = tuple((k, v) for k, v in step.options if k != "seed")
-    return [Step(step.name, (*rest, ("seed", s))) for s in range(RANDOM_DRAWS)]
-
-
-def _at(judge: Judge, size: int, ranking: Ranking) -> dict[str, float]:
-    reduction = select(ranking, Cut(keep=size), judge.documents.metric)
-    return figures(measure(judge, *reduced(judge, reduction), reduction.metric))
-
-
-def _ratios(before: Measurement, draws: list[dict[str, float]]) -> dict[str, tuple[float, float]]:
-    base = figures(before)
-    out = {}
-    for m, value in base.items():
-        ratios = np.array([d[m] / value if value > 0 else np.nan for d in draws])
-        out[m] = (float(ratios.mean()), float(ratios.std(ddof=1)) if len(ratios) > 1 else float("nan"))
-    return out
 
 
 def two_stage(

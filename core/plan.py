@@ -22,28 +22,37 @@ _OPTION = re.compile(r"([a-z_]+)=([\w.:+\-]+)")
 _INT = re.compile(r"[+-]?\d{1,18}")
 
 
+CUT = ("ratio", "keep", "threshold")  # the options that say how much goes
+
+
 @dataclass(frozen=True)
 class Cut:
-    """How much goes: `ratio` (the field's pruning ratio, the fraction removed) or `keep` (units that stay)."""
+    """How much goes: `ratio` (the field's pruning ratio, the fraction removed), `keep` (units that stay), or
+    `threshold` (the similarity from which on rows of an index are folded together)."""
 
     ratio: float | None = None
     keep: int | None = None
+    threshold: float | None = None
 
     def check(self) -> None:
         """Raise PlanError where no number of units could make sense of this cut."""
-        if (self.ratio is None) == (self.keep is None):
+        if [self.ratio, self.keep, self.threshold].count(None) != 2:
             raise PlanError("a cut needs exactly one of ratio= and keep=; write e.g. ratio=0.5")
-        for key, value in (("ratio", self.ratio), ("keep", self.keep)):
+        for key, value in (("ratio", self.ratio), ("keep", self.keep), ("threshold", self.threshold)):
             if value is not None and (isinstance(value, bool) or not isinstance(value, int | float)):
                 raise PlanError(f"{key}={_write(value)} is no number: write e.g. ratio=0.5 or keep=128")
         if self.ratio is not None and not 0.0 <= self.ratio < 1.0:
             raise PlanError(f"ratio={self.ratio} is outside [0, 1): the pruning ratio is the fraction removed")
         if self.keep is not None and not (isinstance(self.keep, int) and self.keep >= 1):
             raise PlanError(f"keep={self.keep} should be a whole number of units, 1 or more; write e.g. keep=128")
+        if self.threshold is not None and not math.isfinite(self.threshold):
+            raise PlanError(f"threshold={self.threshold} is no similarity: write e.g. threshold=0.98")
 
     def count(self, units: int) -> int:
         """Units kept of `units`: max(1, floor(units * (1 - ratio) + 0.5)), or `keep` itself."""
         self.check()
+        if self.threshold is not None:
+            raise PlanError(f"threshold={self.threshold}: how many stay shows in the data; write ratio= or keep= here")
         if self.ratio is not None:
             return max(1, math.floor(units * (1.0 - self.ratio) + 0.5))
         assert self.keep is not None
@@ -72,14 +81,12 @@ class Step:
     @property
     def cut(self) -> Cut | None:
         """The step's cut, or None where it cuts nothing (recovery, quantization)."""
-        given = dict(self.options)
-        if "ratio" not in given and "keep" not in given:
-            return None
-        return Cut(given.get("ratio"), given.get("keep"))  # type: ignore[arg-type]
+        given = {k: v for k, v in self.options if k in CUT}
+        return Cut(**given) if given else None  # type: ignore[arg-type]
 
     def with_cut(self, *, ratio: float | None = None, keep: int | None = None) -> Step:
         """The same step with another cut in first place."""
-        rest = tuple((k, v) for k, v in self.options if k not in ("ratio", "keep"))
+        rest = tuple((k, v) for k, v in self.options if k not in CUT)
         first: tuple[str, Value] = (
             ("keep", keep) if keep is not None else ("ratio", ratio if ratio is not None else 0.0)
         )

@@ -78,6 +78,8 @@ def after(shape: Shape, step: Step, taken: int = 0) -> tuple[Shape, tuple[str, .
 def planned(model: ModelInfo, steps: Sequence[Step | Group]) -> tuple[Shape, tuple[str, ...]]:
     """The shape that these encoder steps leave, with its parameters, and what was rounded."""
     shape = shape_of(model)
+    if not steps:
+        return shape, ()
     rounded: list[str] = []
     for step in Plan(tuple(steps)).flat:
         shape, said = after(shape, step, embedding_size(model))

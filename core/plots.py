@@ -48,13 +48,17 @@ def curve_title(found: Study, measure: str, floor: float) -> str:
     best = found.recommended(measure, floor)
     kept, ratio = found.plain.kept[best], found.plain.ratios[best]
     name = MEASURE_NAMES.get(measure, measure)
-    return f"{percent(floor, 0)} of {name} holds down to {kept} dimensions (ratio {100 * ratio:.0f} %)"
+    return f"{percent(floor, 0)} of {name} holds down to {kept:,} {found.name} (ratio {100 * ratio:.0f} %)"
 
 
 def curves(
-    found: Study, others: Mapping[str, Study], labels: Mapping[str, str], measure: str, index: int, floor: float
-) -> Any:
-    """Quality kept against pruning ratio: the chosen method with its interval, the others thin, random dashed."""
+    found: Study, others: Mapping[str, Study], labels: Mapping[str, str], measure: str, index: int, floor: float,
+    ceiling: NDArray[np.float64] | None = None,
+) -> Any:  # fmt: skip
+    """Quality kept against pruning ratio: the chosen method with its interval, the others thin, random dashed.
+
+    ceiling (cuts,): the share of the judged documents that can still be found, where vectors go.
+    """
     x = [100 * r for r in found.plain.ratios]
     b = found.band(measure)
     chance, _ = found.random(measure)
@@ -65,6 +69,8 @@ def curves(
         data[0] |= {"showlegend": True, "name": "other methods"}
     random = _line(x, chance, "random, mean of 5", "rgba(128,138,132,0.95)", 1.6, dash="dash")
     data.append(random | {"showlegend": True})
+    if ceiling is not None:
+        data.append(_line(x, ceiling, "judged documents left", GAIN, 1.6, dash="dashdot") | {"showlegend": True})
     edge = {"mode": "lines", "line": {"width": 0}, "hoverinfo": "skip", "type": "scatter", "x": x, "showlegend": False}
     data += [edge | {"y": _pct(b.high)}, edge | {"y": _pct(b.low), "fill": "tonexty", "fillcolor": BAND}]
     data.append(_line(x, b.ratio, labels[found.step.name], CHOSEN, 3) | {"showlegend": True})
@@ -86,7 +92,7 @@ def curves(
               "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
     return _figure(
         data, curve_title(found, measure, floor), 400, shapes=shapes, annotations=notes,
-        xaxis={"title": {"text": "pruning ratio, % of dimensions removed"}, "range": [0, x[-1]], "zeroline": False},
+        xaxis={"title": {"text": f"pruning ratio, % of {found.name} removed"}, "range": [0, x[-1]], "zeroline": False},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
                "zeroline": False},
         legend={"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)",
@@ -191,6 +197,20 @@ def maps(
         yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
         legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 92, "b": 8},
     )  # fmt: skip
+
+
+def points_figure(groups: Sequence[tuple[str, NDArray[Any], Sequence[str], Mapping[str, Any]]], title: str) -> Any:
+    """One map: groups of points, each a name, places (n, 2), hover texts, and its marker."""
+    data = [
+        {"type": "scattergl", "mode": "markers", "x": points[:, 0].tolist(), "y": points[:, 1].tolist(), "name": name,
+         "text": [_short(t) for t in hover], "marker": {"opacity": 0.85, **marker},
+         "hovertemplate": f"%{{text}}<br>{name}<extra></extra>"}
+        for name, points, hover, marker in groups
+    ]  # fmt: skip
+    hidden = {"visible": False, "zeroline": False}
+    return _figure(data, title, 460, showlegend=True, xaxis=hidden, yaxis=hidden | {"scaleanchor": "x"},
+                   legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"},
+                   margin={"l": 8, "r": 8, "t": 60, "b": 8})  # fmt: skip
 
 
 def _groups(colour: NDArray[Any], names: Sequence[str] | None) -> list[tuple[str, NDArray[np.int64], dict[str, Any]]]:

@@ -14,10 +14,13 @@ from core.methods import (
     axes,
     components,
     depth,
+    groups,
     learned,
     quantize,
     recovery,
+    retrieved,
     rotations,
+    rows,
     schedule,
     structures,
     tokens,
@@ -25,7 +28,7 @@ from core.methods import (
     width,
 )
 from core.methods.base import Card, Method
-from core.plan import Group, Plan, Step, Value
+from core.plan import CUT, Group, Plan, Step, Value
 
 METHODS: tuple[type[Method], ...] = (
     rotations.Svd,
@@ -60,11 +63,18 @@ METHODS: tuple[type[Method], ...] = (
     weights.Random,
     *recovery.RECOVERIES,
     schedule.Iterate,
+    groups.Duplicates,
+    retrieved.Coverage,
+    retrieved.Unretrieved,
+    rows.Density,
+    groups.Centroid,
+    rows.ImportanceSampling,
+    rows.Norm,
+    rows.Random,
     *quantize.QUANTIZERS,
     *components.COMPONENTS,
 )
 _BY_NAME = {m.card.name: m for m in METHODS}
-_CUT = ("ratio", "keep")
 STAGES = {"tokens": 0, "weights": 0, "neurons": 0, "heads": 0, "width": 0, "layers": 0, "recover": 0, "train": 0,
           "iterate": 0, "dimensions": 1, "vectors": 2, "components": 2, "quantize": 3}  # fmt: skip
 CODES = ("components", "quantize")  # how the vectors are stored
@@ -91,7 +101,7 @@ def build(step: Step) -> Method:
     """The configured method of a step. Raises PlanError for an unknown option or a value out of range."""
     cls = find(step.name)
     known = [f.name for f in fields(cls)]
-    given = {k: v for k, v in step.options if k not in _CUT}
+    given = {k: v for k, v in step.options if k not in CUT}
     for key in given:
         if key not in known:
             raise PlanError(f"{step.name} has no option {key!r}; it has: {', '.join(['ratio', 'keep', *known])}")
@@ -126,11 +136,14 @@ def _resolved(step: Step, seed: int | None, alone: bool = True) -> Step:
     if method.card.cuts:
         if cut is None:
             raise PlanError(f"{step.name} needs a cut: write ratio=0.5 (the fraction removed) or keep=128")
-        if cut.ratio is not None and cut.keep is not None:
-            raise PlanError(f"{step.name} has both ratio= and keep=: write one of them")
+        both = [k for k in CUT if k in dict(step.options)]
+        if len(both) > 1:
+            raise PlanError(f"{step.name} has both {both[0]}= and {both[1]}=: write one of them")
+        if cut.threshold is not None and not method.card.thresholds:
+            raise PlanError(f"{step.name} has no threshold=: write ratio=0.5 (the fraction removed) or keep=128")
         cut.check()
     written = dict(step.options)
-    options: list[tuple[str, Value]] = [(k, written[k]) for k in _CUT if k in written]
+    options: list[tuple[str, Value]] = [(k, written[k]) for k in CUT if k in written]
     for f in fields(method):
         value = getattr(method, f.name)
         if f.name == "seed" and "seed" not in written and seed is not None:
@@ -162,22 +175,24 @@ def _check_group(group: Group | Step) -> None:
 
 @dataclass(frozen=True)
 class Parts:
-    """A plan by what its steps work on: the encoder, the dimensions of its vectors, how those are stored."""
+    """A plan by what its steps work on: the encoder, the dimensions, which vectors stay, how they are stored."""
 
     encoder: tuple[Step | Group, ...]
     dimensions: Step | None
+    vectors: tuple[Step, ...]
     codes: Step | None
 
 
 def parts(plan: Plan) -> Parts:
-    """The plan's steps by stage. Raises PlanError for what is not built."""
-    stage = {s: 0 if isinstance(s, Group) else STAGES.get(s.target) for s in plan.steps}
-    dimensions = [s for s in plan.steps if isinstance(s, Step) and s.target == "dimensions"]
-    codes = [s for s in plan.steps if isinstance(s, Step) and s.target in CODES]
-    encoder = tuple(s for s in plan.steps if stage[s] == 0)
-    if len(encoder) + len(dimensions) + len(codes) != len(plan.steps) or not plan.steps:
-        raise PlanError(f"{plan}: only encoder steps, one dimension cut and one quantize/... step can be run so far")
-    return Parts(encoder, dimensions[0] if dimensions else None, codes[0] if codes else None)
+    """The steps of a resolved plan by stage."""
+    if not plan.steps:
+        raise PlanError("the plan is empty: write at least one step, e.g. dimensions/svd keep=128")
+    encoder = tuple(s for s in plan.steps if isinstance(s, Group) or STAGES.get(s.target) == 0)
+
+    def of(*targets: str) -> tuple[Step, ...]:
+        return tuple(s for s in plan.steps if isinstance(s, Step) and s.target in targets)
+
+    return Parts(encoder, next(iter(of("dimensions")), None), of("vectors"), next(iter(of(*CODES)), None))
 
 
 def brief(plan: Plan) -> str:
@@ -191,7 +206,7 @@ def _brief(step: Step | Group) -> Step | Group:
         own = _brief(Step(step.name, step.options))
         return Group(inner, own.options, step.name)
     default = {f.name: f.default for f in fields(find(step.name))}
-    return Step(step.name, tuple((k, v) for k, v in step.options if k in _CUT or v != default.get(k)))
+    return Step(step.name, tuple((k, v) for k, v in step.options if k in CUT or v != default.get(k)))
 
 
 def _check_order(steps: list[Step]) -> None:
@@ -216,6 +231,8 @@ def _check_order(steps: list[Step]) -> None:
 
 def options(cls: type[Method]) -> list[dict[str, Any]]:
     """The options of a method for people: name, type, default, range, help. The cut stands first."""
+    threshold = {"name": "threshold", "type": "float", "default": None, "low": None, "high": None,
+                 "help": "similarity from which on; instead of ratio"}  # fmt: skip
     cut: list[dict[str, Any]] = [
         {"name": "ratio", "type": "float", "default": None, "low": 0.0, "high": 1.0, "help": "fraction removed"},
         {
@@ -227,6 +244,7 @@ def options(cls: type[Method]) -> list[dict[str, Any]]:
             "help": "units kept; instead of ratio",
         },
     ]
+    cut += [threshold] if cls.card.thresholds else []
     own: list[dict[str, Any]] = [
         {"name": f.name, "type": type(f.default).__name__, "default": f.default, **f.metadata} for f in fields(cls)
     ]

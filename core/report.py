@@ -6,6 +6,8 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
+
 from core.anatomy import Shape, shape_of
 from core.bench import Bench, Judge
 from core.compare import RANDOM_DRAWS, Slice, length_bands, slices
@@ -18,7 +20,8 @@ from core.pipeline import Cutting
 from core.plan import Step
 from core.storing import code_search_ms
 from core.sweeps import Curve
-from core.types import Codes, Measurement, Reduction
+from core.thinning import ceiling
+from core.types import Codes, Measurement, Reduction, Rows
 
 
 def plain(value: Any) -> Any:
@@ -93,7 +96,7 @@ def pruned_model(model: ModelInfo, reduction: Reduction) -> dict[str, Any]:
 def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
     """The answer of `prune` but for timing and export, which are added when they were measured."""
     first, reduction = bench.judges[0], cut.reduction
-    documents, queries = reduced(cut.pruned.judges[0], reduction)
+    documents, queries = reduced(cut.left[0], reduction)
     own = cost.search_ms(queries, documents) if cut.codes is None else code_search_ms(cut.codes, queries, documents)
     searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), own)
     model, dense = bench.model, shape_of(bench.model)
@@ -124,11 +127,39 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
         "slices": {j.name: [s.__dict__ for s in sliced(bench.judges[i], cut.before[i], cut.after[i])[:12]]
                    for i, j in enumerate(bench.judges)},
         "speedup": _speedup(dense, small, cost.LENGTH),
+        "vectors": _rows(cut),
         "rounded": list(cut.derived.rounded) if cut.derived else [],
         "encoder": _encoder(cut.derived),
         "notes": list(cut.notes),
         "export": None,
     }  # fmt: skip
+
+
+def _rows(cut: Cutting) -> dict[str, Any]:
+    """What a cut of whole vectors left of each index, and what it put out of reach; {} where none was cut."""
+    out: dict[str, Any] = {}
+    for judge, rows in zip(cut.pruned.judges, cut.rows, strict=False):
+        if judge.dataset.kind == "pairs":
+            continue
+        after = cost.vector_bytes(cut.reduction.size) if cut.codes is None else cut.codes.bytes
+        n, top = len(rows.stands), ceiling(judge, rows)
+        out[judge.name] = {
+            "before": n, "after": len(rows), "served": len(rows.served), "folded": len(rows.served) - len(rows),
+            "bytes_before": n * cost.vector_bytes(cut.pruned.model.dimension), "bytes_after": len(rows) * after,
+            "ceiling": None if top is None else top.__dict__, "survivors_alone": cut.alone.get(judge.name, {}),
+            "topics": topics_left(judge, rows)[:12],
+        }  # fmt: skip
+    return out
+
+
+def topics_left(judge: Judge, rows: Rows) -> list[dict[str, Any]]:
+    """Each topic's share of rows that can still be found, worst first; [] where documents have no topics."""
+    labels = np.array(judge.dataset.documents.labels)
+    found = []
+    for topic in np.unique(labels):
+        mine = rows.stands[labels == topic]
+        found.append({"topic": str(topic), "rows": len(mine), "left": float((mine >= 0).mean())})
+    return sorted(found, key=lambda t: (t["left"], t["topic"]))
 
 
 def _drift(found: Drift) -> dict[str, float]:
@@ -256,6 +287,7 @@ def encoder_point(cut: Cutting, ratio: float) -> dict[str, Any]:
         "drift": _drift(cut.drift),
         "vector_bytes": cost.vector_bytes(cut.reduction.size),
         "parameters": cut.pruned.model.parameters,
+        "vectors": _rows(cut),
         "rounded": list(cut.derived.rounded) if cut.derived else [],
         "speedup": _speedup(shape_of(cut.source), cut.derived.shape, cost.LENGTH) if cut.derived else None,
     }

@@ -37,15 +37,15 @@ def hits(judge: Judge, reduction: Reduction, query: int, k: int = 10) -> Hits:
     two = _first(judge, similarity(queries[row : row + 1], documents, reduction.metric)[0], query, k)
     span = slice(task.pointer[query], task.pointer[query + 1])
     ids = judge.dataset.documents.ids
-    grades = {ids[int(task.columns[c])]: int(g) for c, g in zip(task.judged[span], task.grades[span], strict=True)}
+    grades = {ids[int(task.columns[c])]: int(g) for c, g in zip(task.judged[span], task.grades[span], strict=True)
+              if c >= 0}  # fmt: skip
     return Hits(one, two, grades)
 
 
 def _first(judge: Judge, scores: NDArray[np.float32], query: int, k: int) -> tuple[int, ...]:
     assert judge.task is not None
     in_order = scores[judge.task.columns]
-    if judge.task.own[query] >= 0:
-        in_order[judge.task.own[query]] = -np.inf
+    in_order[judge.task.never(query)] = -np.inf
     return tuple(int(judge.task.columns[c]) for c in top(in_order, k))
 
 

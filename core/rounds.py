@@ -20,7 +20,7 @@ import numpy as np
 
 from core import live, registry
 from core.anatomy import Anatomy, Shape
-from core.bench import pseudo_queries
+from core.asking import pseudo_queries
 from core.calibration import CalibrationTexts
 from core.cuts import Origin, Work, perform
 from core.embedding import embed, encode, prompt_of

@@ -76,7 +76,7 @@ def _retrieval_curve(judge: Judge, task: engine.Judgements, ranking: Ranking, ke
         full = engine.ranks(task, judge.queries.vectors, judge.documents.vectors, [ranking.units], metric)
         found[ranking.units] = full[0]
     each = {k: retrieval.per_query(task, r) for k, r in found.items()}
-    return {m: np.stack([each[k][m] for k in kept]) for m in retrieval.MEASURES}
+    return {m: np.stack([each[k][m] for k in kept]) for m in retrieval.measures(task)}
 
 
 def _plain_curve(judge: Judge, ranking: Ranking, kept: list[int]) -> Values:

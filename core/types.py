@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 Ints = NDArray[np.int64]
-Metric = Literal["cosine", "dot"]
+Metric = Literal["cosine", "dot", "l2"]
 Progress = Callable[[str, int, int], None]  # what, done, total; may raise Cancelled
 
 
@@ -186,10 +186,14 @@ class FitContext:
 class Ranking:
     """One score per unit (higher = keep); a rotated basis where the units are not the original axes.
 
+    Of whole vectors a unit is a row: `into` and `levels` stand where a row that goes is folded into another one.
+
     scores       (m,)
     basis        (d, m) or None: column j is the axis that unit j stands for (documents' side)
     query_basis  (d, m) or None: the queries' side where it differs (then scores are plain dot products)
     mean         (d,) or None: taken off before rotating
+    into         (m,) or None: the row that takes a row in when it goes; that row goes later, or never
+    levels       (m,) or None: how similar the two are, never rising as rows go: a threshold cut reads these
     """
 
     method: str
@@ -198,6 +202,8 @@ class Ranking:
     query_basis: Floats | None = None
     mean: Floats | None = None
     notes: tuple[str, ...] = ()
+    into: Ints | None = None
+    levels: Floats | None = None
 
     @property
     def units(self) -> int:
@@ -237,6 +243,37 @@ class Reduction:
         out = np.zeros((self.dimension, self.size), np.float32)
         out[self.kept, np.arange(self.size)] = 1.0
         return out
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Which vectors of an index stay.
+
+    kept      (k,) rows that stay, ascending
+    stands    (n,) the row that stands for each row: itself where it stays, its survivor where it was folded into
+              one (a hit on that survivor expands to it), -1 where it is gone
+    vectors   (k, d) or None: what the survivors became, where a group is merged into its mean
+    """
+
+    method: str
+    kept: Ints
+    stands: Ints
+    vectors: Floats | None = None
+
+    def __len__(self) -> int:
+        return len(self.kept)
+
+    @property
+    def served(self) -> Ints:
+        """Rows that a search can still bring up, by themselves or through their survivor, ascending."""
+        return np.flatnonzero(self.stands >= 0)
+
+    def standing(self, x: Floats) -> Floats:
+        """(n, d) -> (served, d): the vectors that stand for the served rows."""
+        if self.vectors is None:
+            return np.asarray(x[self.stands[self.served]])
+        place = np.searchsorted(self.kept, self.stands[self.served])
+        return np.asarray(self.vectors[place])
 
 
 class Codes(Protocol):

@@ -21,10 +21,12 @@ from core.types import Measurement, Progress, digest, quiet
 
 RATIOS = tuple(i / 100 for i in range(97))
 MEASURE_NAMES = {
+    "hit_rate@10": "Hit rate@10",
     "ndcg@10": "nDCG@10", "recall@10": "Recall@10", "recall@100": "Recall@100", "mrr@10": "MRR@10",
     "map@100": "MAP@100", "spearman": "Spearman", "accuracy": "Accuracy", "knn@10": "kNN accuracy",
 }  # fmt: skip
 MEASURE_HELP = {
+    "hit_rate@10": "The share of users of whom at least one held-out item is among the first ten.",
     "ndcg@10": "How well the first ten hits are ordered: relevant ones near the top count most. 1 is perfect.",
     "recall@10": "The share of relevant documents that are among the first ten hits.",
     "recall@100": "The share of relevant documents among the first hundred hits: the ceiling for a re-ranker.",
@@ -51,6 +53,8 @@ class Study:
     careful: sweeps.Curve
     chance: Mapping[str, NDArray[np.float64]]
     overlap: NDArray[np.float64]
+
+    name = "dimensions"  # what a unit is
 
     def ratio(self, measure: str) -> NDArray[np.float64]:
         """(cuts,) mean kept, as a share of the unpruned model's."""

@@ -13,7 +13,7 @@ def words(command: str, answer: dict[str, Any]) -> str:
         return "\n".join(f"{m['name']:34} {m['idea']}" for m in answer["methods"])
     if command == "evaluate":
         return "\n".join(_quality(answer["quality"]))
-    if command in ("prune", "run"):
+    if command in ("prune", "run") or (command == "vectors" and "retention" in answer):
         return "\n".join(_verdict(answer))
     if command == "sweep":
         return "\n".join(_points(answer))
@@ -47,6 +47,11 @@ def _verdict(answer: dict[str, Any]) -> list[str]:
                 f"({_percent(r['low'])} to {_percent(r['high'])}, {_p_value(r['p_value'])}); "
                 f"random {_percent(chance)}"
             )
+    for d, rows in answer.get("vectors", {}).items():
+        top = rows["ceiling"]
+        found = f"; {_percent(top['judged'])} of the judged documents can still be found" if top else ""
+        folded = f", {rows['folded']:,} more through their survivors" if rows["folded"] else ""
+        lines.append(f"{d:20} {rows['before']:,} -> {rows['after']:,} vectors{folded}{found}")
     if answer["export"]:
         lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
     return lines + [f"note: {n}" for n in answer["notes"]]

@@ -3,35 +3,27 @@
 import pandas as pd
 import streamlit as st
 
-from core import plots
-from pages._ui import cache, load_your_own, session, views
+from core.encoders import VECTORS
+from pages._ui import about_vectors, cache, load_vectors, load_your_own, session, views
 
 session.share()
 bench, choice = cache.settle()
 info = bench.model
 
-st.markdown(f"#### Model: {info.name}")
-one, two, three, four = st.columns(4)
-one.metric("Vectors", f"{info.dimension} dim.", help="Numbers in one vector.", border=True)
-two.metric("Parameters", f"{info.parameters / 1e6:.1f} M", border=True)
-three.metric("Weights on disk", f"{info.bytes / 1e6:.1f} MB", border=True)
-shape = f"{info.layers} × {info.heads}" if info.layers else "static"
-four.metric("Layers × heads", shape, help="Transformer layers and attention heads in each.", border=True)
-parts = pd.DataFrame(info.parts, columns=["part", "parameters"])
-views.chart(plots.anatomy(info.parts, info.parameters), f"Parameters by part: {dict(info.parts)}", "anatomy", parts)
-st.caption(
-    f"{info.architecture}, width {info.width}, vocabulary "
-    f"{info.vocabulary:,}, texts up to {info.max_length} tokens, compared "
-    f"by {info.metric}. Fingerprint `{info.fingerprint}`."
-)
-for note in info.notes:
-    st.caption(f":material/info: {note}")
+if info.architecture == VECTORS:
+    about_vectors.shown(bench)
+else:
+    about_vectors.model(info)
 
 st.markdown("#### Texts")
 for judge in bench.judges:
     d = judge.dataset
     judged = len(judge.task) if judge.task is not None else len(d.queries)
-    kind = {"retrieval": "documents", "pairs": "pairs", "labels": "training texts"}[d.kind]
+    kind = {
+        "retrieval": "vectors" if info.architecture == VECTORS else "documents",
+        "pairs": "pairs",
+        "labels": "training texts",
+    }[d.kind]
     topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
     st.markdown(
         f"**{views.plain(d.name)}**: {len(d.documents):,} {kind}{topics}, "
@@ -71,4 +63,6 @@ if picked != current:
 
 st.markdown("#### Bring your own")
 load_your_own.texts()
+load_vectors.files()
+load_vectors.milvus()
 load_your_own.model()

@@ -5,7 +5,7 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core import registry
 from core.plan import Step
-from pages._ui import cache, codes, combine, encoder, jobs, options, sensitivity, session, takeaway, views
+from pages._ui import cache, codes, combine, encoder, jobs, options, rows, sensitivity, session, takeaway, views
 
 session.arrive()
 bench, choice = cache.settle()
@@ -56,6 +56,8 @@ def workbench() -> None:
         step = options.method(bench, goal)
     if combine.composed(step.target):
         encoder_cut(step, top, left, right)
+    elif step.target == "vectors":
+        rows.cut(bench, choice, step, judge, measure, floor, top, left, right)
     elif step.target == "quantize":
         codes.cut(bench, choice, step, judge, measure, floor, top, left, right)
     else:
@@ -82,16 +84,7 @@ def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: 
         waits = pending(step)
         shown = cache.study(bench, session.fallback_step() if waits else step, judge)
         index = options.ratio(shown, measure, floor)
-        vectors = 1e6 * st.number_input(
-            "Vectors in your index, millions",
-            0.001,
-            1e6,
-            10.0,
-            1.0,
-            format="%g",
-            help="How many vectors you keep, for the memory figures.",
-            **session.kept("millions"),
-        )
+        vectors = options.millions()
         views.meter(bench, shown, index, vectors)
         combine.steps_of(bench, step)
         more = st.expander("Cost and two-stage search", key="more_cost", on_change="rerun")

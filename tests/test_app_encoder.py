@@ -56,7 +56,7 @@ def plan(page: AppTest) -> str:
 @pytest.mark.parametrize(
     ("wish", "offered"),
     [
-        ("index", ["Dimensions of the vectors", "Bits per number"]),
+        ("index", ["Dimensions of the vectors", "Whole vectors", "Bits per number"]),
         ("model", ["Vocabulary (token rows)", "Layers", "Feed-forward neurons", "Hidden width"]),
         ("speed", ["Layers", "Feed-forward neurons", "Attention heads", "Hidden width"]),
     ],
@@ -67,7 +67,7 @@ def test_the_wish_chooses_what_can_be_cut(wish: str, offered: list[str]) -> None
     assert page.selectbox(key="target").options == offered
     assert ("not measured yet" in verdict(page)) == (wish != "index")
     checked(page.toggle(key="all_targets").set_value(True).run())
-    assert len(page.selectbox(key="target").options) == 8
+    assert len(page.selectbox(key="target").options) == 9
 
 
 def test_single_weights_say_at_once_that_they_gain_nothing() -> None:

@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[1]
 HEAVY = {
     "torch", "sentence_transformers", "transformers", "umap", "plotly", "sklearn", "scipy", "pandas", "pyarrow",
     "numba", "streamlit", "safetensors", "tokenizers", "huggingface_hub", "joblib", "threadpoolctl", "onnx",
-    "onnxruntime", "openvino",
+    "onnxruntime", "openvino", "faiss", "pymilvus", "milvus_lite", "implicit",
 }  # fmt: skip
 LIGHT = {"numpy", "yaml"}  # what a core module may import when it is itself imported, beside Python's own
 
@@ -28,17 +28,20 @@ LAYERS: tuple[tuple[str, ...], ...] = (
         "core.data", "core.unzip", "core.weights", "core.shapes", "core.clean", "core.gate", "core.encoders",
         "core.codes", "core.embedding", "core.onnx_encoder", "core.engines", "core.layouts", "core.anatomy",
         "core.calibration", "core.planned", "core.surgery", "core.units",
-        "core.select", "core.evaluate", "core.compare", "core.maps", "core.jobs",
+        "core.select", "core.evaluate", "core.compare", "core.maps", "core.jobs", "core.asking", "core.neighbours",
+        "core.stores", "core.milvus_client", "core.milvus_push", "core.milvus_collections", "core.milvus_search",
     ),
     ("core.methods",),
     ("core.surgery.masks", "core.recover", "core.registry"),
-    ("core.bench",),
+    ("core.bench", "core.vector_bench"),
     ("core.cuts", "core.folders", "core.rounds", "core.derive", "core.judging", "core.sweeps", "core.storing",
+     "core.rows", "core.thinning", "core.beside", "core.row_study", "core.row_plots", "core.vector_export",
      "core.pipeline", "core.export", "core.report", "core.results", "core.verdict", "core.plots",
      "core.probing", "core.removal", "core.sensitivity", "core.sensitivity_plots",
      "core.pilot", "core.meter", "core.encoder_verdict", "core.runs", "core.budgets", "core.pareto",
      "core.pareto_plots", "core.training_plots"),
-    ("core.commands", "core.exporting", "core.wording"),
+    ("core.commands", "core.exporting", "core.wording", "core.arguments", "core.sweep_commands",
+     "core.vector_commands"),
     ("core", "core.__main__"),
     ("pages._ui",),
     ("pages",),
@@ -200,7 +203,8 @@ def test_a_method_knows_only_its_base_and_the_records(module: str) -> None:
     found = {n for n in imported(list(ast.walk(tree(module))), sources()) if n.split(".")[0] == "core"}
     encoder = {"core.anatomy", "core.calibration", "core.units"}  # they know no judgement either
     codes = {"core.codes", "core.codes.tables"}
-    assert found <= {"core.errors", "core.types", "core.plan", "core.methods.base"} | encoder | codes
+    rows = {"core.neighbours"}
+    assert found <= {"core.errors", "core.types", "core.plan", "core.methods.base"} | encoder | codes | rows
 
 
 def test_pages_do_not_import_each_other() -> None:

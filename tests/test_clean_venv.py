@@ -49,7 +49,7 @@ def test_the_export_needs_nothing_of_ours(tmp_path: Path, capsys: pytest.Capture
         check=True, cwd=tmp_path, env={"PATH": "/usr/bin:/bin", "HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
     )  # fmt: skip
     got = np.load(tmp_path / "got.npy")
-    from core.pipeline import reduce
+    from core.judging import reduce
     from core.plan import Step
 
     wanted = apply(

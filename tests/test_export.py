@@ -30,7 +30,8 @@ from core.errors import Fault, InputError
 from core.export import check_destination, folder_hash, vectors, zipped
 from core.export.model_folder import write_model
 from core.export.proof import TOLERANCE
-from core.pipeline import Cutting, reduce
+from core.judging import reduce
+from core.pipeline import Cutting
 from core.plan import Step
 from core.select import apply
 from core.store import MANIFEST, check_manifest, new_folder

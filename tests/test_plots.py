@@ -10,7 +10,7 @@ import pytest
 
 from core import maps, plots, sensitivity_plots, training_plots
 from core.bench import Bench, prepare
-from core.pipeline import reduce
+from core.judging import reduce
 from core.plan import Step
 from core.verdict import Study, study
 

@@ -26,9 +26,10 @@ from numpy.typing import NDArray
 
 from core.types import Floats, Ints, Metric, unit
 
-_STEP = 1e-6  # scores are rounded to this before they are ranked
-_NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
-_AXES = 64  # axes added up in one product: more at a time gather more rounding than _NOISE
+MISSING = 1 << 40  # the rank of a document that cannot be retrieved at all
+STEP = 1e-6  # scores are rounded to this before they are ranked
+NOISE = 5e-7  # what float32 cannot tell apart, in units of |q| |d|
+_AXES = 64  # axes added up in one product: more at a time gather more rounding than NOISE
 _QUERIES, _DOCUMENTS = 128, 2048  # a tile of scores: small enough to stay in a core's cache
 
 
@@ -39,8 +40,9 @@ class Judgements:
     query_rows (q,)   the row of each judged query in the queries' matrix
     columns    (n,)   the document row that stands in each column: ids in descending order
     pointer    (q+1,) where each query's judged documents begin in `judged` and `grades`
-    judged     (j,)   columns; grades (j,) > 0
+    judged     (j,)   columns, -1 for a document that is gone from the index; grades (j,) > 0
     own        (q,)   the column of the query itself where it is a document, else -1
+    hidden     (h, 2) or None: query and column of what a query never retrieves (a user's training items)
     """
 
     query_rows: Ints
@@ -49,6 +51,7 @@ class Judgements:
     judged: Ints
     grades: NDArray[np.float64]
     own: Ints
+    hidden: Ints | None = None
 
     def __len__(self) -> int:
         return len(self.query_rows)
@@ -58,15 +61,40 @@ class Judgements:
         """(j,) the judged query each judged document belongs to."""
         return np.repeat(np.arange(len(self)), np.diff(self.pointer))
 
+    def never(self, query: int) -> Ints:
+        """The columns that a judged query never retrieves: itself, and what is hidden from it."""
+        hidden = np.zeros(0, np.int64) if self.hidden is None else self.hidden[self.hidden[:, 0] == query, 1]
+        return hidden if self.own[query] < 0 else np.append(hidden, self.own[query])
+
     def only(self, queries: NDArray[Any]) -> Judgements:
         """The same judgements for some of the judged queries (indices into 0..q-1)."""
         queries = np.asarray(queries, np.int64)
         lengths = np.diff(self.pointer)[queries]
         pick = np.concatenate([np.arange(self.pointer[i], self.pointer[i + 1]) for i in queries] or [np.zeros(0, int)])
         pointer = np.concatenate([[0], np.cumsum(lengths)])
+        hidden = self.hidden
+        if hidden is not None:
+            place = np.full(len(self), -1, np.int64)
+            place[queries] = np.arange(len(queries))
+            hidden = np.stack([place[hidden[:, 0]], hidden[:, 1]], axis=1)[place[hidden[:, 0]] >= 0]
         return Judgements(
-            self.query_rows[queries], self.columns, pointer, self.judged[pick], self.grades[pick], self.own[queries]
-        )
+            self.query_rows[queries], self.columns, pointer, self.judged[pick], self.grades[pick], self.own[queries],
+            hidden,
+        )  # fmt: skip
+
+    def left(self, rows: Ints) -> Judgements:
+        """The same where only these document rows (ascending) are left in the index; relevant ones stay relevant."""
+        new_row = np.full(len(self.columns) + 1, -1, np.int64)
+        new_row[rows] = np.arange(len(rows))
+        stays = new_row[self.columns] >= 0
+        new_column = np.append(np.where(stays, np.cumsum(stays) - 1, -1), -1)  # the last entry is for -1 itself
+        hidden = self.hidden
+        if hidden is not None:
+            hidden = np.stack([hidden[:, 0], new_column[hidden[:, 1]]], axis=1)[new_column[hidden[:, 1]] >= 0]
+        return Judgements(
+            self.query_rows, new_row[self.columns[stays]], self.pointer, new_column[self.judged], self.grades,
+            new_column[self.own], hidden,
+        )  # fmt: skip
 
 
 def column_order(ids: Sequence[str]) -> Ints:
@@ -134,12 +162,14 @@ def from_neighbours(
 
 
 def similarity(queries: Floats, documents: Floats, metric: Metric) -> Floats:
-    """(q, n) serving scores: cosine, or the plain dot product."""
+    """(q, n) serving scores: cosine, the plain dot product, or minus half the squared distance."""
     if metric == "cosine":
         queries, documents = unit(queries), unit(documents)
     out = np.zeros((len(queries), len(documents)), np.float32)
     for a in range(0, documents.shape[1], _AXES):
         out += queries[:, a : a + _AXES] @ documents[:, a : a + _AXES].T
+    if metric == "l2":
+        out -= (np.einsum("ij,ij->i", queries, queries)[:, None] + np.einsum("ij,ij->i", documents, documents)) / 2
     return out
 
 
@@ -149,12 +179,12 @@ def top(scores: Floats, k: int) -> Ints:
     if k <= 0:
         return np.zeros(0, np.int64)
     edge = np.partition(scores, len(scores) - k)[len(scores) - k]
-    noise = _NOISE * max(1.0, float(scores.max()), -float(edge) if np.isfinite(edge) else 0.0)
-    candidates = np.flatnonzero(scores >= edge - 2 * (_STEP + noise))
+    noise = NOISE * max(1.0, float(scores.max()), -float(edge) if np.isfinite(edge) else 0.0)
+    candidates = np.flatnonzero(scores >= edge - 2 * (STEP + noise))
     candidates = candidates[np.argsort(-scores[candidates], kind="stable")]
     found = scores[candidates].astype(np.float64)
     with np.errstate(invalid="ignore"):  # among excluded ones, at minus infinity, the gap is no number
-        new = (np.diff(np.floor(found / _STEP + 0.5)) != 0) & (np.diff(found) < -noise)
+        new = (np.diff(np.floor(found / STEP + 0.5)) != 0) & (np.diff(found) < -noise)
     place = np.concatenate([[0], np.cumsum(new)])
     return candidates[np.lexsort((candidates, place))[:k]]
 
@@ -174,6 +204,8 @@ def ranks(
     """
     from threadpoolctl import threadpool_limits
 
+    if metric == "l2":
+        return np.concatenate([_l2_ranks(task, queries[:, :c], documents[:, :c]) for c in cuts])
     edges = _ints([0, *cuts])
     q = np.ascontiguousarray(queries[task.query_rows], np.float32)
     d = np.ascontiguousarray(documents[task.columns].T, np.float32)  # (d, n): a block of axes is a block of rows
@@ -183,7 +215,17 @@ def ranks(
     blocks = [slice(a, min(a + _QUERIES, len(q))) for a in range(0, len(q), _QUERIES)]
     with threadpool_limits(1, user_api="blas"), ThreadPoolExecutor(os.cpu_count() or 1) as pool:
         list(pool.map(lambda rows: _rank_block(work, rows, out), blocks))
+    out[:, task.judged < 0] = MISSING
     return out
+
+
+def _l2_ranks(task: Judgements, queries: Floats, documents: Floats) -> Ints:
+    """Nearest by distance is largest by q.d - |d|^2 / 2: a dot product with one axis more, scaled like the others."""
+    squares = np.einsum("ij,ij->i", documents, documents, dtype=np.float64)
+    level = np.sqrt(squares.mean()) or 1.0
+    d = np.concatenate([documents, (-squares / (2 * level)).astype(np.float32)[:, None]], axis=1)
+    q = np.concatenate([queries, np.full((len(queries), 1), level, np.float32)], axis=1)
+    return ranks(task, q, d, [d.shape[1]], "dot")
 
 
 def _lengths(x: Floats, edges: Ints) -> NDArray[np.float64]:
@@ -236,10 +278,13 @@ def _rank_block(work: _Work, rows: slice, out: Ints) -> None:
     task, count = work.task, _kernel()
     pointer = task.pointer[rows.start : rows.stop + 1]
     tie, above = _thresholds(work, rows)
-    n = work.d.shape[1]
+    n, never = work.d.shape[1], np.zeros((0, 2), np.int64) if task.hidden is None else task.hidden
+    never = never[(never[:, 0] >= rows.start) & (never[:, 0] < rows.stop)] - [rows.start, 0]
     for start in range(0, n, _DOCUMENTS):
         tile = slice(start, min(start + _DOCUMENTS, n))
+        asking, column = never[(never[:, 1] >= start) & (never[:, 1] < tile.stop)].T
         for cut, scores, more in work.accumulate(rows, tile):
+            scores[asking, column - start] = -np.inf  # for good: what is added later does not change it
             scale = work.scale_d[cut, tile]
             count(scores, more, scale, tie[cut], above[cut], pointer, task.judged, task.own[rows], start, out[cut])
 
@@ -257,14 +302,14 @@ def _thresholds(work: _Work, rows: slice) -> tuple[Floats, Floats]:
     tie, above = (np.empty((len(work.edges) - 1, last - first), np.float32) for _ in range(2))
     for cut, scores, more in work.accumulate(rows, wide):
         scores += more
-        unit = work.scale_q[cut, rows][owner].astype(np.float64) / _STEP
+        unit = work.scale_q[cut, rows][owner].astype(np.float64) / STEP
         scaled = (scores[owner, place] * work.scale_d[cut, columns[place]]).astype(np.float64)
         mine = np.floor(scaled * unit + 0.5)
         with np.errstate(divide="ignore", invalid="ignore"):  # a zero query: every score is 0, all tie
             tie[cut] = np.where(unit > 0, (mine - 0.5) / unit, -1.0)
             above[cut] = np.where(unit > 0, (mine + 0.5) / unit, 1.0)
         d = columns[place]
-        noise = _NOISE * work.length_q[cut, rows][owner] * work.length_d[cut, d] * work.scale_d[cut, d]
+        noise = NOISE * work.length_q[cut, rows][owner] * work.length_d[cut, d] * work.scale_d[cut, d]
         tie[cut] = np.minimum(tie[cut], scaled - noise)
         above[cut] = np.maximum(above[cut], scaled + noise)
     return tie, above

@@ -9,17 +9,21 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import Judgements, similarity, top
+from core.evaluate.ranking import MISSING, Judgements, similarity, top
 from core.types import Floats, Ints, Metric
 
 MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")
-MISSING = 1 << 40  # the rank of a document that was not retrieved at all
+
+
+def measures(task: Judgements) -> tuple[str, ...]:
+    """What is measured; of recommendations (items a user has had are hidden) the hit rate first."""
+    return MEASURES if task.hidden is None else ("hit_rate@10", *MEASURES)
 
 
 def per_query(task: Judgements, ranks: Ints) -> dict[str, NDArray[np.float64]]:
     """Every measure for every judged query, from ranks (j,) that start at 1. Arrays have shape (q,)."""
     if len(task) == 0:
-        return {m: np.zeros(0) for m in MEASURES}
+        return {m: np.zeros(0) for m in measures(task)}
     starts, owner = task.pointer[:-1], task.owner
     relevant = np.diff(task.pointer).astype(np.float64)
 
@@ -33,7 +37,8 @@ def per_query(task: Judgements, ranks: Ints) -> dict[str, NDArray[np.float64]]:
     precision = np.zeros(len(ranks))
     precision[order] = place / ranks[order]
     first = np.minimum.reduceat(ranks, starts)
-    return {
+    hits = {} if task.hidden is None else {"hit_rate@10": (first <= 10).astype(np.float64)}
+    return hits | {
         "ndcg@10": total(gained) / _ideal(task),
         "recall@10": total(within10.astype(np.float64)) / relevant,
         "recall@100": total(within100.astype(np.float64)) / relevant,
@@ -65,10 +70,9 @@ def two_stage_ranks(
         rows = task.query_rows[start : start + 128]
         coarse = similarity(small[0][rows], small_d, metrics[0])
         for i, scores in enumerate(coarse, start):
-            if task.own[i] >= 0:
-                scores[task.own[i]] = -np.inf
-            short = np.sort(top(scores, shortlist))
-            short = short[short != task.own[i]]  # a shortlist of everything would hold it
+            never = task.never(i)
+            scores[never] = -np.inf
+            short = np.setdiff1d(top(scores, shortlist), never)  # a shortlist of everything would hold them
             fine = similarity(full[0][task.query_rows[i : i + 1]], full_d[short], metrics[1])[0]
             place = dict(zip(short[top(fine, len(short))].tolist(), range(1, len(short) + 1), strict=True))
             for p in range(task.pointer[i], task.pointer[i + 1]):

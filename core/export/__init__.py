@@ -38,7 +38,7 @@ from core.pipeline import Cutting
 from core.report import add_timing
 from core.select import apply
 from core.store import MANIFEST, new_folder, sha256
-from core.types import Progress, Reduction, quiet
+from core.types import Floats, Progress, Reduction, quiet
 
 __all__ = [
     "Proof",
@@ -52,6 +52,7 @@ __all__ = [
     "folder_hash",
     "measure_speed",
     "vectors",
+    "what_stays",
     "zipped",
 ]
 
@@ -236,11 +237,11 @@ def export_vectors(cut: Cutting, report: dict[str, Any], request: dict[str, Any]
 
     Codes are read again by their own reader in a fresh process, and must give what was judged.
     """
-    judge, reduction = cut.pruned.judges[0], cut.reduction
+    reduction = cut.reduction
     with new_folder(out) as folder:
         _begin(folder)
-        small = apply(reduction, judge.documents.vectors)
-        ids = judge.dataset.documents.ids
+        ids, whole = what_stays(cut)
+        small = apply(reduction, whole)
         if cut.codes is None:
             vectors.write_vectors(reduction, ids, small, folder)
         else:
@@ -252,6 +253,16 @@ def export_vectors(cut: Cutting, report: dict[str, Any], request: dict[str, Any]
             verify_codes(folder, cut.codes.decode(cut.codes.encode(small)))
 
 
+def what_stays(cut: Cutting) -> tuple[tuple[str, ...], Floats]:
+    """The ids and vectors of the first index's rows that are kept, before any dimension is cut."""
+    judge = cut.pruned.judges[0]
+    ids, vectors = judge.dataset.documents.ids, judge.documents.vectors
+    if not cut.rows:
+        return ids, vectors
+    rows = cut.rows[0]
+    return tuple(ids[i] for i in rows.kept), vectors[rows.kept] if rows.vectors is None else rows.vectors
+
+
 def _begin(folder: Path) -> None:
     """An empty manifest comes first: should we be killed, what is left is refused and not taken for another model."""
     (folder / MANIFEST).write_text("{}", encoding="utf-8")
@@ -261,6 +272,11 @@ def _papers(report: dict[str, Any], request: dict[str, Any], folder: Path, cut: 
     """Card, recipe and report, and the codebook with its reader where vectors are to be stored as codes."""
     if cut.codes is not None:
         vectors.write_codebook(cut.codes, folder)
+    if cut.rows:
+        vectors.write_groups(cut.rows[0], cut.pruned.judges[0].dataset.documents.ids, folder)
+        if request["format"] != "vectors":
+            ids, own = what_stays(cut)
+            (folder / "documents.parquet").write_bytes(vectors.parquet(ids, apply(cut.reduction, own)))
     (folder / "README.md").write_text(card.model_card(report, request["format"]), encoding="utf-8")
     text = yaml.safe_dump(card.recipe(report, request), sort_keys=False, allow_unicode=True)
     (folder / "recipe.yaml").write_text(text, encoding="utf-8")

@@ -37,6 +37,7 @@ def recipe(report: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         "plan": report["resolved_plan"],
         "format": request["format"],
         "engine": request.get("engine", "exact"),
+        "metric": request.get("metric"),
         "seed": report["seed"],
         "versions": versions(),
     }

@@ -5,6 +5,7 @@ codes.npy (n, bytes) uint8, codes.parquet the same with ids, ids.json the ids in
 projection.npz   matrix (d, k) float32; mean (d,) where the method centres; query_matrix (d, k) where queries
                  are mapped differently; kept (k,) where columns can simply be dropped
 documents.npy    (n, k) float32; documents.parquet the same with ids, as a fixed-size list column
+groups.json      where rows were folded together: the id of a survivor -> the ids that a hit on it stands for
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.codes import reader
-from core.types import Codes, Floats, Reduction
+from core.rows import folded
+from core.types import Codes, Floats, Reduction, Rows
 
 SNIPPET = """import numpy as np
 p = np.load("projection.npz")
@@ -66,6 +68,21 @@ def npy(vectors: NDArray[Any]) -> bytes:
     return out.getvalue()
 
 
+def groups(rows: Rows, ids: Sequence[str]) -> dict[str, list[str]]:
+    """Survivor id -> the ids of the rows that were folded into it: a hit on it brings them all."""
+    out: dict[str, list[str]] = {}
+    for gone, survivor in folded(rows):
+        out.setdefault(ids[survivor], []).append(ids[gone])
+    return out
+
+
+def write_groups(rows: Rows, ids: Sequence[str], into: Path) -> None:
+    """groups.json, where any row was folded."""
+    found = groups(rows, ids)
+    if found:
+        (into / "groups.json").write_text(json.dumps(found, ensure_ascii=False, indent=0), encoding="utf-8")
+
+
 def write_vectors(reduction: Reduction, ids: Sequence[str], vectors: Floats, into: Path) -> None:
     """Projection, vectors in both forms."""
     (into / "projection.npz").write_bytes(projection(reduction))
@@ -84,21 +101,34 @@ vectors = decode(codes, book)                           # where float vectors ar
 # new documents, with Espalier: from core.codes import opened; opened(book).encode(vectors)"""
 
 
-def write_codebook(codes: Codes, into: Path) -> None:
-    """codebook.npz and its reader. Only plain arrays: it loads with allow_pickle=False."""
+def codebook(codes: Codes) -> bytes:
+    """The bytes of codebook.npz. Only plain arrays: it loads with allow_pickle=False."""
     out = io.BytesIO()
     np.savez(out, **codes.arrays())  # type: ignore[arg-type]
-    (into / "codebook.npz").write_bytes(out.getvalue())
+    return out.getvalue()
+
+
+def write_codebook(codes: Codes, into: Path) -> None:
+    """codebook.npz and its reader."""
+    (into / "codebook.npz").write_bytes(codebook(codes))
     shutil.copyfile(reader.__file__, into / "reader.py")
 
 
 def write_codes(codes: Codes, ids: Sequence[str], vectors: Floats, into: Path) -> None:
     """The vectors as codes, with their ids, in both forms."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     stored = codes.encode(vectors)
     (into / "codes.npy").write_bytes(npy(stored))
     (into / "ids.json").write_text(json.dumps(list(ids)), encoding="utf-8")
-    rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(codes.bytes), len(stored), [None, pa.py_buffer(stored)])
-    pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "code": rows}), into / "codes.parquet")
+    (into / "codes.parquet").write_bytes(coded_parquet(ids, stored))
+
+
+def coded_parquet(ids: Sequence[str], codes: NDArray[np.uint8]) -> bytes:
+    """Ids and codes (n, bytes) as Parquet: columns `id` (string) and `code` (binary of that size)."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    stored = np.ascontiguousarray(codes)
+    rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(codes.shape[1]), len(stored), [None, pa.py_buffer(stored)])
+    out = io.BytesIO()
+    pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "code": rows}), out)
+    return out.getvalue()

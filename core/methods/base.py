@@ -34,13 +34,15 @@ class Card:
     limits: str
     reference: str
     kind: str  # dimensions: "selection" or "rotation"; encoder: "structure" (tensors shrink), "rows" or "zeros";
-    # "codes" (fewer bytes a vector), "training", "schedule"
+    # "codes" (fewer bytes a vector), "training", "schedule"; vectors: "rows", "groups" (rows folded into survivors)
     learns_from: str = "documents"  # or "pseudo-queries", "title-body pairs", "calibration texts", "nothing"
     refits: bool = False  # the cut that is shipped is fitted anew for its own size
     seeded: bool = False  # another seed, another answer: shown with its spread
     two_maps: bool = False  # queries and documents are mapped differently: no single model can hold it
     slow: bool = False  # takes more than two seconds on a few thousand documents
     cuts: bool = True  # takes ratio= or keep=
+    thresholds: bool = False  # also takes threshold=: a similarity from which on rows are folded together
+    merges: bool = False  # survivors become the mean of their group
     exempt: tuple[str, ...] = ()  # battery properties that do not hold, each with its reason after a colon
 
     @property
@@ -75,6 +77,15 @@ class DimensionMethod(Method):
 
     def rank(self, context: FitContext, keep: int | None = None) -> Ranking:
         """One score per unit, higher = keep. `keep` is the size that will be cut to, for methods that refit."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class VectorMethod(Method):
+    """Ranks the rows of an index: whole vectors. `context.documents` (n, d) are the index itself."""
+
+    def rank(self, context: FitContext) -> Ranking:
+        """One score per row, higher = keep; `into` and `levels` too where a row that goes is folded into another."""
         raise NotImplementedError
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import budgets, data, encoders, judging, maps, pipeline, registry, results, verdict
+from core import budgets, data, encoders, judging, maps, pipeline, registry, results, row_study, verdict
 from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.budgets import Budgets
 from core.data import python_docs
@@ -17,8 +17,10 @@ from core.evaluate import cost
 from core.evaluate import drift as moved
 from core.evaluate.drift import Drift
 from core.plan import Step
+from core.row_study import RowStudy
 from core.select import apply
 from core.types import Dataset, Reduction
+from core.vector_bench import is_source
 from core.verdict import Study
 from pages._ui.session import Choice, active, fallback_step, wanted
 
@@ -44,11 +46,15 @@ def _bench(choice: Choice) -> Bench:
 
     fit = [choice.fit_on] if choice.fit_on else []
     queries = Path(choice.queries) if choice.queries else None
-    return prepare(model_info(choice.model), [choice.data], fit_on=fit, queries=queries, seed=choice.seed)
+    model = "" if is_source(choice.data) else model_info(choice.model)
+    names = [choice.data, *choice.pairs]
+    return prepare(model, names, fit_on=fit, queries=queries, seed=choice.seed, metric=choice.metric or None)
 
 
 def ready(choice: Choice) -> bool:
     """Whether the choice can be shown without embedding or studying anything that takes long."""
+    if is_source(choice.data):
+        return at_once(_bench(choice), fallback_step())
     specs = [s for s in (choice.data, choice.fit_on) if s]
     if "python-docs" in specs and not python_docs.is_built():
         return False
@@ -96,6 +102,35 @@ def sizes_ready(bench: Bench, step: Step, index: int = 0) -> bool:
     return budgets.ready(bench, bench.judges[index], step)
 
 
+@st.cache_resource(max_entries=_MANY, show_spinner=False)
+def _rows(key: str, step: str, index: int, _bench: Bench, _step: Step) -> RowStudy:
+    return row_study.study(_bench, _bench.judges[index], _step)
+
+
+def every_row(bench: Bench, step: Step, index: int = 0) -> RowStudy:
+    """Every ratio of a method for whole vectors; answers at once where `rows_ready` says so."""
+    return _rows(bench.fingerprint, str(step), index, bench, step)
+
+
+def rows_ready(bench: Bench, step: Step, index: int = 0) -> bool:
+    """Whether the study of a method for whole vectors is on disk."""
+    return row_study.ready(bench, bench.judges[index], step)
+
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def _whole_map(key: str, index: int, _judge: Judge) -> maps.MapPair:
+    vectors = _judge.documents.vectors
+    whole = Reduction(
+        "none", vectors.shape[1], np.arange(vectors.shape[1]), metric=_judge.documents.metric, identity=True
+    )
+    return maps.pca_pair(vectors, whole, maps.sample_rows(len(vectors)))
+
+
+def whole_map(bench: Bench, index: int = 0) -> maps.MapPair:
+    """The map of an index as it is, at once."""
+    return _whole_map(bench.fingerprint, index, bench.judges[index])
+
+
 @st.cache_data(max_entries=_MANY, show_spinner=False)
 def _code_stages(key: str, plan: str, index: int, shortlist: int, _bench: Bench, _step: Step) -> dict[str, float]:
     return budgets.two_stage(_bench, _bench.judges[index], _step, shortlist)
@@ -123,7 +158,7 @@ def at_once(bench: Bench, step: Step, index: int = 0) -> bool:
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
 def _reduction(key: str, step: str, _bench: Bench, _step: Step) -> Reduction:
-    return pipeline.reduce(_bench, _step)[1]
+    return judging.reduce(_bench, _step)[1]
 
 
 def reduction(bench: Bench, step: Step) -> Reduction:

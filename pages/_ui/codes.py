@@ -6,12 +6,12 @@ import pandas as pd
 import streamlit as st
 from streamlit.delta_generator import DeltaGenerator
 
-from core import budgets, meter, pareto_plots, plots, registry
+from core import budgets, meter, pareto_plots, registry
 from core.bench import Bench
 from core.budgets import Budgets
 from core.plan import Plan, Step
 from core.verdict import MEASURE_NAMES, percent
-from pages._ui import cache, combine, encoder, jobs, measured, options, session, views
+from pages._ui import cache, combine, encoder, jobs, measured, options, views
 from pages._ui.session import Choice
 
 
@@ -32,15 +32,8 @@ def ready(choice: Choice, bench: Bench, step: Step, judge: int) -> bool:
 def controls(bench: Bench, found: Budgets, step: Step, measure: str, floor: float) -> tuple[int, float]:
     """The slider of bytes, the number of vectors, the meter, and what it is combined with."""
     index = _slider(found, measure, floor)
-    vectors = 1e6 * st.number_input(
-        "Vectors in your index, millions", 0.001, 1e6, 10.0, 1.0, format="%g",
-        help="How many vectors you keep, for the memory figures.", **session.kept("millions"),
-    )  # fmt: skip
-    st.markdown("**Honest meter**", help="What is left of each cost. Codes shrink the index; the encoder and its speed "
-                "stay, and queries stay floats.")  # fmt: skip
-    rows = meter.code_rows(bench.model, found.units, found.plain.kept[index], vectors)
-    st.plotly_chart(plots.meter(rows), key="meter", config={"displayModeBar": False},
-                    alt="; ".join(f"{label}: {words}" for label, words, _ in rows))  # fmt: skip
+    vectors = options.millions()
+    views.bars(meter.code_rows(bench.model, found.units, found.plain.kept[index], vectors))
     combine.steps_of(bench, step)
     return index, vectors
 
@@ -90,7 +83,7 @@ def cut(
         with st.container(border=True):
             st.markdown("**Hurt most**", help="Queries that lost most, worst first; the worst slice beside the mean.")
             views.hurt(found, index, measure)
-        _take_away(bench, choice, plan)
+        take_away(bench, choice, plan)
 
 
 def _curve(bench: Bench, found: Budgets, judge: int, measure: str, index: int, floor: float) -> None:
@@ -130,8 +123,8 @@ def _two_stage(bench: Bench, found: Budgets, index: int, judge: int, measure: st
     )
 
 
-def _take_away(bench: Bench, choice: Choice, plan: Plan) -> None:
-    """Encode and write: the codes with their codebook and reader, or the model with the codebook beside it."""
+def take_away(bench: Bench, choice: Choice, plan: Plan) -> None:
+    """Write what stays: vectors or codes with what reads them, or the model with the codebook beside it."""
     with st.container(border=True):
         st.markdown("**Take it away**")
         encoder.form_of(meter.forms(bench.model, plan, ""), "")

@@ -20,7 +20,15 @@ KINDS = {
     "recover": "Recover (training)",
     "components": "Components of each vector",
 }
-_PLACE = {"train": 0, "weights": 2, "recover": 3, "dimensions": 4, "components": 5, "quantize": 5}  # other cuts: 1
+_PLACE = {
+    "train": 0,
+    "weights": 2,
+    "recover": 3,
+    "dimensions": 4,
+    "vectors": 5,
+    "components": 6,
+    "quantize": 6,
+}  # other cuts: 1
 _MAIN = ("steps", "bytes", "target", "strength", "vectors")  # options in sight; the others open on demand
 Rounds = tuple[tuple[str, Value], ...] | None
 
@@ -71,7 +79,7 @@ def possible(model: ModelInfo) -> list[str]:
     """What a step may be with this model: its cuts, and what is registered of training and codes."""
     cuts = targets(model.architecture)
     found = [t for t in KINDS if t in cuts or (t not in LABELS and registry.names(t))]
-    found += ["quantize"] if registry.names("quantize") else []
+    found += ["vectors", "quantize"]
     return [t for t in found if len(cuts) > 2 or t not in ("train", "recover")]  # a transformer can be trained
 
 

@@ -6,6 +6,7 @@ import streamlit as st
 
 from core import registry
 from core.bench import Bench
+from core.encoders import VECTORS
 from core.plan import Step
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study
 from pages._ui import fields, session, steps
@@ -19,11 +20,14 @@ def sources(bench: Bench) -> int:
     one, two, three = st.columns([1, 1, 1])
     with one:
         known = session.models()
+        alone = bench.model.architecture == VECTORS
         st.selectbox(
             "Model",
             list(known),
-            format_func=lambda m: known.get(m, m),
-            help="The unpruned model. Bring your own under *Data & model*.",
+            format_func=lambda m: "none: vectors" if alone else known.get(m, m),
+            help="The unpruned model. Bring your own under *Data & model*."
+            + (" These vectors need none." if alone else ""),
+            disabled=alone,
             **kept("model"),
         )
     with two:
@@ -132,32 +136,45 @@ def method(bench: Bench, goal: str) -> Step:
     return Step(name, found)
 
 
-def ratio(found: Study, measure: str, floor: float) -> int:
-    """The pruning-ratio slider in percent; it starts at the mark. Returns the index into the study's ratios."""
+def ratio(found: Study, measure: str, floor: float, key: str = "ratio", about: str = "") -> int:
+    """The pruning-ratio slider in percent; it starts at the mark. Returns the index into the study's ratios.
+
+    about   what stands beside the slider, where the literature's band does not hold
+    """
     mark = found.percent(found.recommended(measure, floor))
-    state = st.session_state
-    if "ratio" not in state or state["ratio"] == state.get("last_mark"):
-        state["ratio"] = mark  # a slider that stands on the mark stays on it
-    state["last_mark"] = mark
+    state, last = st.session_state, f"last_mark_{key}"
+    if key not in state or state[key] == state.get(last):
+        state[key] = mark  # a slider that stands on the mark stays on it
+    state[last] = mark
     value = st.slider(
         "Pruning ratio",
         0,
         found.percent(-1),
         step=found.percent(1),
         format="%d %%",
-        help=(
-            "The fraction of dimensions removed. The literature's conservative "
-            "band is 30 to 50 %; the mark is measured here."
-        ),
-        **kept("ratio"),
+        help=f"The fraction of {found.name} removed. "
+        + (about or "The literature's conservative band is 30 to 50 %; the mark is measured here."),
+        **kept(key),
     )
     where = "outside the fit" if found.careful.outside else "on this data"
     here = st.container(horizontal=True, vertical_alignment="center")
     here.caption(f"▲ **{mark} %** is the largest cut that keeps {100 * floor:g} %, judged {where}.")
     if value != mark:
-        here.button("Go to ▲", key="to_mark", on_click=_set_ratio, args=(mark,))
+        here.button("Go to ▲", key=f"to_mark_{key}" if key != "ratio" else "to_mark", on_click=_set, args=(key, mark))
+    if about:
+        st.caption(f":material/warning: {about}")
     return found.at(value)
 
 
-def _set_ratio(value: int) -> None:
-    st.session_state["ratio"] = value
+def millions() -> float:
+    """How many vectors the person has, for the memory figures."""
+    return 1e6 * float(
+        st.number_input(
+            "Vectors in your index, millions", 0.001, 1e6, 10.0, 1.0, format="%g",
+            help="How many vectors you keep, for the memory figures.", **kept("millions"),
+        )
+    )  # fmt: skip
+
+
+def _set(key: str, value: int) -> None:
+    st.session_state[key] = value

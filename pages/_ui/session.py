@@ -23,23 +23,30 @@ WISHES = {
     "speed": "faster encoding",
 }
 _KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
-_SUFFIXES = {".zip", ".csv", ".tsv", ".jsonl", ".parquet", ".txt"}
+_SUFFIXES = {".zip", ".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".npy", ".npz", ".vec", ".bin", ".safetensors"}
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Names only: everything that is computed is found from these."""
+    """Names only: everything that is computed is found from these.
+
+    metric, pairs   of vectors without a model: how they are compared, and the word-similarity sets about them
+    """
 
     model: str
     data: str
     fit_on: str = ""
     queries: str = ""
     seed: int = 0
+    metric: str = ""
+    pairs: tuple[str, ...] = ()
 
     @property
     def arguments(self) -> list[str]:
         """The same as command-line arguments."""
-        out = ["--model", self.model, "--data", self.data, "--seed", str(self.seed)]
+        out = ["--model", self.model, *(w for d in (self.data, *self.pairs) for w in ("--data", d))]
+        out += ["--seed", str(self.seed)]
+        out += ["--metric", self.metric] if self.metric else []
         out += ["--fit-on", self.fit_on] if self.fit_on else []
         return out + (["--queries", self.queries] if self.queries else [])
 
@@ -74,6 +81,8 @@ def wanted() -> Choice:
         data if data in datasets() else "sample",
         state.get("fit_on_spec", ""),
         state.get("queries_spec", {}).get(data, ""),
+        metric=state.get("metric_spec", {}).get(data, ""),
+        pairs=state.get("pairs_spec", {}).get(data, ()),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 import streamlit as st
 
-from core import meter, registry
+from core import meter, row_study
 from core.anatomy import check_target, targets
 from core.bench import Bench
 from core.encoders import ModelInfo
@@ -18,6 +18,7 @@ from pages._ui.session import kept
 
 LABELS = {
     "dimensions": "Dimensions of the vectors",
+    "vectors": "Whole vectors",
     "layers": "Layers",
     "neurons": "Feed-forward neurons",
     "heads": "Attention heads",
@@ -27,13 +28,14 @@ LABELS = {
     "quantize": "Bits per number",
 }
 BY_WISH = {
-    "index": ("dimensions", "quantize"),
+    "index": ("dimensions", "vectors", "quantize"),
     "model": ("tokens", "layers", "neurons", "width"),
     "speed": ("layers", "neurons", "heads", "width"),
 }
 ABOUT = {
     "dimensions": "A unit is one number of the vector. The index shrinks and search speeds up; the encoder stays. "
     "The literature's conservative band is 30 to 50 %.",
+    "vectors": "A unit is one row of the index: a document that is not searched any more. " + row_study.WARNING,
     "layers": "A unit is one whole transformer layer. Faster and smaller at once, always reloads plainly. "
     "Conservative: one layer of six, two of twelve (15 to 25 %).",
     "neurons": "A unit is one neuron of a feed-forward block, in every layer alike and in multiples of 8. "
@@ -80,7 +82,7 @@ def target(bench: Bench, goal: str) -> str:
 
 def offered_targets(model: ModelInfo) -> tuple[str, ...]:
     """What can be cut of this model as a step of its own: units of the encoder, and how its vectors are stored."""
-    return (*targets(model.architecture), *(["quantize"] if registry.names("quantize") else []))
+    return (*targets(model.architecture), "vectors", "quantize")
 
 
 def _reason(model: ModelInfo, name: str) -> str:

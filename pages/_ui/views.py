@@ -141,14 +141,13 @@ def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
         ("model file", f"{size / 1e6:.1f} → {(size + extra) / 1e6:.1f} MB", (size + extra) / size),
         ("encoding time", "1.00x (ideal 1.00x)", 1.0),
     ]
-    st.markdown(
-        "**Honest meter**",
-        help=(
-            "What is left of each cost, beside the unpruned model. Cutting "
-            "dimensions shrinks the index and speeds up search; the encoder stays "
-            "what it is."
-        ),
-    )
+    bars(rows)
+
+
+def bars(rows: Sequence[tuple[str, str, float]]) -> None:
+    """The honest meter: label, words, share left of each cost."""
+    st.markdown("**Honest meter**", help="What is left of each cost, beside what was not pruned. Cutting vectors or "
+                "their numbers shrinks the index and speeds up search; the encoder stays what it is.")  # fmt: skip
     alt = "; ".join(f"{label}: {words}" for label, words, _ in rows)
     st.plotly_chart(plots.meter(rows), key="meter", config={"displayModeBar": False}, alt=alt)
 

@@ -1,0 +1,260 @@
+"""Pruned vectors written back: to a file of any vector format or to a Milvus collection, a batch at a time.
+
+write(spec, bench, cut, out)     the rows that stay, behind the dimension cut, under their own ids; then read again
+sidecars beside a file           NAME.projection.npz, NAME.groups.json, NAME.codebook.npz, NAME.reader.py
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from core import registry, stores
+from core.bench import Bench
+from core.codes import reader
+from core.data.vector_files import SUFFIXES, Batch, VectorFile, open_vectors, open_writer
+from core.errors import Fault, InputError
+from core.export import vectors as forms
+from core.pipeline import Cutting
+from core.rows import cut_rows, everything
+from core.select import apply
+from core.store import sha256, write_atomic
+from core.thinning import behind_cut, needed
+from core.types import Floats, Progress, Reduction, Rows, digest, quiet
+from core.vector_bench import scaled
+
+_SAMPLE = 256  # rows that are read again and compared
+_CODED = (".npy", ".parquet")
+Source = VectorFile | stores.Source
+
+
+def opened(spec: str, column: str | None = None) -> Source:
+    """The source as a stream: its header only. Raises InputError or DataError."""
+    return stores.open_source(spec) if stores.is_milvus(spec) else open_vectors(Path(spec).expanduser(), column)
+
+
+def check_out(spec: str, out: str, plan: Any) -> None:
+    """Refuse, before any work, what cannot be written."""
+    coded = registry.parts(plan).codes
+    if stores.is_milvus(out):
+        if coded:
+            raise InputError(f"{coded.name}: Milvus is given float vectors. Leave the step out, or write a file")
+        return
+    path = Path(out).expanduser()
+    allowed = _CODED if coded else None
+    if allowed and path.suffix.lower() not in allowed:
+        raise InputError(f"--out {path.name}: codes are written as {' or '.join(allowed)}. Choose one of them")
+    if path.suffix.lower() not in SUFFIXES:
+        raise InputError(f"--out {path.name} has no suffix of a vector file: give one of {', '.join(SUFFIXES)}")
+    if not stores.is_milvus(spec) and path.exists() and path.samefile(Path(spec).expanduser()):
+        raise InputError(f"--out {out} is the file that is read: choose another one")
+    if path.exists() and not beside(path, "report.json").exists():
+        raise InputError(f"--out {out} is there already and is no export of ours: choose another name")
+
+
+def beside(path: Path, what: str) -> Path:
+    """The file that travels with a vector file: index.parquet -> index.projection.npz."""
+    return path.with_name(f"{path.stem}.{what}")
+
+
+def all_rows(source: Source, bench: Bench, cut: Cutting, progress: Progress = quiet) -> Rows:
+    """Which rows of the whole source stay. Where only a sample was judged, the plan's vector steps are done again.
+
+    They need the rows in memory, behind the dimension cut. Raises InputError where there is not that much.
+    """
+    steps = registry.parts(cut.resolved).vectors
+    if not steps:
+        return everything(source.rows)
+    if len(bench.judges[0].documents) == source.rows:
+        return cut.rows[0]
+    full = any(registry.card(s.name).merges for s in steps)
+    width = source.dimension if full else cut.reduction.size
+    _check_memory(4 * source.rows * width * 3, source.rows, width)
+    parts = []
+    for batch in source.batches(progress=progress):
+        x = scaled(batch.vectors, bench.model.metric)
+        parts.append(x if full else apply(cut.reduction, x))
+    whole = np.concatenate(parts)
+    judge = bench.judges[0]
+    context = behind_cut(bench.index(judge, needed(steps), progress), cut.reduction)  # its queries are a sample's
+    index = apply(cut.reduction, whole) if full else whole
+    context = replace(context, documents=index, owners=np.full(len(context.owners), -1))
+    return cut_rows(context, whole, steps)[0]
+
+
+def _check_memory(bytes_: int, rows: int, width: int) -> None:
+    try:
+        there = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError):
+        return
+    if bytes_ > there:
+        raise InputError(
+            f"ranking {rows:,} vectors of {width} dimensions takes {bytes_ / 1e9:.1f} GB, {there / 1e9:.1f} are free: "
+            "cut dimensions first in the plan, or prune parts of the file"
+        )
+
+
+@dataclass(eq=False)
+class _Stream:
+    """The rows that stay, batch by batch as they are to be written; a seeded few are kept to be compared."""
+
+    source: Source
+    rows: Rows
+    cut: Cutting
+    metric: Any
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        taken = np.random.default_rng(0).permutation(len(self.rows))[:_SAMPLE]
+        self.wanted, self.sample = np.sort(taken), dict[str, Floats]()
+
+    def __iter__(self) -> Iterator[tuple[tuple[str, ...], Floats, Any]]:
+        stays = np.zeros(len(self.rows.stands), bool)
+        stays[self.rows.kept] = True
+        start = done = 0
+        for batch in self.source.batches(progress=self.progress):
+            mine = np.flatnonzero(stays[start : start + len(batch.ids)])
+            start += len(batch.ids)
+            if not len(mine):
+                continue
+            x = batch.vectors[mine]
+            if self.rows.vectors is not None:
+                x = self.rows.vectors[done : done + len(mine)]
+            small = pruned(self.cut.reduction, x, self.metric)
+            ids = tuple(batch.ids[i] for i in mine)
+            for place in self.wanted[(self.wanted >= done) & (self.wanted < done + len(mine))] - done:
+                self.sample[ids[place]] = small[place].copy()
+            done += len(mine)
+            yield ids, small, _some(batch, mine)
+
+
+def pruned(reduction: Reduction, x: Floats, metric: Any) -> Floats:
+    """A source's own vectors behind a dimension cut; as they are, to the bit, where none is made."""
+    return x if reduction.identity else apply(reduction, scaled(x, metric))
+
+
+def _some(batch: Batch | stores.Batch, rows: NDArray[np.int64]) -> Any:
+    """The other columns of some rows, in the form in which they came."""
+    if batch.more is None:
+        return None
+    return [batch.more[i] for i in rows] if isinstance(batch.more, list) else batch.more.take(_arrow(rows))
+
+
+def _arrow(rows: NDArray[np.int64]) -> Any:
+    import pyarrow as pa
+
+    return pa.array(rows)
+
+
+def write(
+    spec: str, source: Source, rows: Rows, bench: Bench, cut: Cutting, out: str, *, alias: str | None = None,
+    dtype: Any = "float32", progress: Progress = quiet,
+) -> dict[str, Any]:  # fmt: skip
+    """Write what stays, read it again and compare. Raises Fault where it differs; the old file or alias then stays."""
+    stream = _Stream(source, rows, cut, bench.model.metric, progress)
+    if stores.is_milvus(out):
+        return _to_milvus(spec, stream, bench, cut, out, alias, progress)
+    path = Path(out).expanduser()
+    done = _codes(stream, cut, path) if cut.codes else _vectors(stream, cut, path, dtype, progress)
+    ids = bench.judges[0].dataset.documents.ids
+    files = _sidecars(path, cut, rows, ids if len(ids) == source.rows else _ids(source))
+    return done | {
+        "path": str(path), "format": path.suffix.lower().lstrip("."), "rows": len(rows), "bytes": path.stat().st_size,
+        "sha256": sha256(path), **files,
+    }  # fmt: skip
+
+
+def _ids(source: Source) -> tuple[str, ...]:
+    return tuple(name for batch in source.batches() for name in batch.ids)
+
+
+def _vectors(stream: _Stream, cut: Cutting, path: Path, dtype: Any, progress: Progress) -> dict[str, Any]:
+    like = stream.source if isinstance(stream.source, VectorFile) else None
+    with open_writer(
+        path, dimension=cut.reduction.size, id_type=stream.source.id_type, dtype=dtype, like=like
+    ) as writer:
+        for ids, small, more in stream:
+            writer.add(ids, small, None if isinstance(more, list) else more)
+        said = writer.notes
+    found, worst, left = 0, 0.0, dict(stream.sample)
+    for batch in open_vectors(path).batches(progress=progress):
+        found += len(batch.ids)
+        for i, name in enumerate(batch.ids):
+            if name in left:
+                worst = max(worst, float(np.abs(batch.vectors[i] - left.pop(name)).max()))
+    allowed = 0.0 if dtype == "float32" else 1e-2
+    if found != len(stream.rows) or left or not worst <= allowed:
+        raise Fault(f"{path.name} read again holds {found:,} of {len(stream.rows):,} rows, differing by {worst:.1e}")
+    return {"read_again": len(stream.sample), "max_difference": worst, "notes": list(said)}
+
+
+def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
+    """Codes are small: they are gathered, then written at once with their ids."""
+    assert cut.codes is not None
+    ids: list[str] = []
+    parts = []
+    for names, small, _ in stream:
+        ids += names
+        parts.append(cut.codes.encode(small))
+    stored = np.concatenate(parts)
+    write_atomic(path, forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored))
+    if path.suffix.lower() == ".npy":
+        write_atomic(beside(path, "ids.json"), json.dumps(ids).encode())
+    place = {name: i for i, name in enumerate(ids)}
+    rows = np.array([place[n] for n in stream.sample], np.int64)
+    wanted = cut.codes.decode(cut.codes.encode(np.stack(list(stream.sample.values()))))
+    worst = float(np.abs(cut.codes.decode(stored[rows]) - wanted).max(initial=0.0))
+    return {"read_again": len(rows), "max_difference": worst}
+
+
+def _sidecars(path: Path, cut: Cutting, rows: Rows, ids: tuple[str, ...]) -> dict[str, str]:
+    """What queries must be multiplied with, what a hit stands for, how codes are read: only what there is to say."""
+    out: dict[str, str] = {}
+
+    def put(key: str, name: str, data: bytes) -> None:
+        write_atomic(beside(path, name), data)
+        out[key] = str(beside(path, name))
+
+    if not cut.reduction.identity:
+        put("projection", "projection.npz", forms.projection(cut.reduction))
+    found = forms.groups(rows, ids)
+    if found:
+        put("groups", "groups.json", json.dumps(found, ensure_ascii=False, indent=0).encode())
+    if cut.codes is not None:
+        put("codebook", "codebook.npz", forms.codebook(cut.codes))
+        shutil.copyfile(reader.__file__, beside(path, "reader.py"))
+        out["reader"] = str(beside(path, "reader.py"))
+    return out
+
+
+def _to_milvus(
+    spec: str, stream: _Stream, bench: Bench, cut: Cutting, out: str, alias: str | None, progress: Progress
+) -> dict[str, Any]:
+    from core.milvus_push import push
+
+    source = stream.source
+    fingerprint = digest(bench.model.fingerprint, spec, str(source.rows), str(cut.resolved))
+    batches = (stores.Batch(ids, small, _payload(more, len(ids))) for ids, small, more in stream)
+    done = push(
+        stores.parse(out), batches, dimension=cut.reduction.size, metric=cut.reduction.metric,
+        id_type="string" if source.id_type == "row" else source.id_type,
+        source=source if isinstance(source, stores.Source) else None, rows=len(stream.rows), fingerprint=fingerprint,
+        alias=alias, progress=progress,
+    )  # fmt: skip
+    return {"path": out.split("#")[0], "format": "milvus", "max_difference": 0.0, "read_again": done.checked,
+            **{k: v for k, v in done.__dict__.items() if k != "checked"}}  # fmt: skip
+
+
+def _payload(more: Any, count: int) -> list[dict[str, Any]]:
+    """Other columns as Milvus's dynamic fields."""
+    if more is None:
+        return [{} for _ in range(count)]
+    return list(more) if isinstance(more, list) else list(more.to_pylist())

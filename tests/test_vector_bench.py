@@ -1,0 +1,280 @@
+"""Vectors without a model: the bench that they make, and `vectors prune` from file to file."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from core import codes, pipeline, registry, row_study
+from core.__main__ import main
+from core.bench import prepare
+from core.data.vector_files import open_writer, read_vectors
+from core.encoders import VECTORS
+from core.errors import InputError
+from core.evaluate.ranking import similarity
+from core.export.vectors import SNIPPET
+from core.judging import measured
+from core.plan import Step, parse
+from core.types import Metric, unit
+from core.vector_bench import is_source, open_bench, read_source
+from tests.synthetic import documents_like_text, near
+
+N, D = 400, 24
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same vectors in every format, with ids that are words; queries; a word-similarity set."""
+    where = tmp_path_factory.mktemp("vectors")
+    x = documents_like_text(N, D, 3) * np.random.default_rng(0).uniform(0.5, 2, (N, 1)).astype(np.float32)
+    ids = [f"w{i}" for i in range(N)]
+    for suffix in ("npy", "npz", "parquet", "txt", "vec", "bin", "safetensors"):
+        with open_writer(where / f"index.{suffix}", dimension=D) as out:
+            out.add(ids, x)
+    table = pq.read_table(where / "index.parquet").append_column("title", pa.array([f"title {i}" for i in range(N)]))
+    pq.write_table(table, where / "payload.parquet")
+    with open_writer(where / "asked.npy", dimension=D, id_type="row") as out:
+        out.add([str(i) for i in range(30)], near(unit(x[:30]), 0.5, 1))
+    words = [f"W{i} w{i + 1} {i % 7}.5" for i in range(0, 100, 2)] + ["w1\tunknown\t3"]
+    (where / "pairs.txt").write_text("\n".join(w.replace(" ", "\t") for w in words), encoding="utf-8")
+    return where
+
+
+def run(capsys: pytest.CaptureFixture[str], *argv: str | Path, code: int = 0) -> dict[str, Any]:
+    assert main([*map(str, argv), "--json"]) == code
+    said = capsys.readouterr()
+    if code:
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1
+        return {"error": said.err}
+    return dict(json.loads(said.out))
+
+
+# ---- the bench ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "txt", "vec", "bin", "safetensors"])
+def test_every_format_makes_the_same_bench(folder: Path, suffix: str) -> None:
+    bench, other = prepare("minilm", [str(folder / f"index.{suffix}")]), prepare("", [str(folder / "index.npy")])
+    assert bench.model.architecture == VECTORS
+    assert bench.fingerprint == other.fingerprint
+    assert measured(bench.judges[0]).means["ndcg@10"] == 1.0  # its own top ten
+    assert len(bench.judges[0].dataset.queries) == N // 5
+    assert not set(bench.judges[0].dataset.queries.ids) & set(bench.fit.ids)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+def test_truth_is_the_whole_index_in_its_own_metric(folder: Path, metric: Metric) -> None:
+    bench = prepare("", [str(folder / "index.npy")], queries=folder / "asked.npy", metric=metric)
+    own = bench.judges[0]
+    assert own.task is not None
+    assert len(own.task) == 30
+    scores = similarity(own.queries.vectors, own.documents.vectors, metric)
+    for q, row in enumerate(scores):
+        mine = own.task.columns[own.task.judged[own.task.pointer[q] : own.task.pointer[q + 1]]]
+        assert set(mine.tolist()) == set(np.argsort(-row, kind="stable")[:10].tolist())
+    step = parse("dimensions/magnitude keep=12").steps[0]
+    cut = pipeline.judge_cut(bench, parse(str(step)))
+    assert cut.reduction.metric == metric
+    assert 0.2 < cut.retention["index"]["ndcg@10"].ratio < 1.0
+
+
+def test_lengths_count_for_dot_products_and_not_for_cosine(folder: Path) -> None:
+    one, two = (prepare("", [str(folder / "index.npy")], metric=m) for m in ("cosine", "dot"))
+    assert np.allclose(np.linalg.norm(one.judges[0].documents.vectors, axis=1), 1, atol=1e-5)
+    assert (two.judges[0].documents.vectors == read_vectors(folder / "index.npy").vectors).all()
+
+
+def test_word_pairs_are_judged_and_follow_the_index(folder: Path) -> None:
+    bench = open_bench([str(folder / "index.txt"), str(folder / "pairs.txt")])
+    pairs = bench.judges[1]
+    assert len(pairs.documents) == 50
+    assert pairs.dataset.notes == ("pairs with both words among the vectors: 50 of 51",)
+    assert pairs.dataset.documents.ids[0] == "w0"  # looked up in lower case
+    cut = pipeline.judge_cut(bench, parse("vectors/random ratio=0.4"))
+    left = cut.left[1]
+    kept = set(cut.left[0].dataset.documents.ids)
+    assert 0 < len(left.documents) < 50
+    assert all(
+        a in kept and b in kept for a, b in zip(left.dataset.documents.ids, left.dataset.queries.ids, strict=True)
+    )
+    assert cut.retention["pairs"]["spearman"].ratio == pytest.approx(1.0)  # the same vectors, of the same pairs
+    assert any("are left" in n for n in cut.notes)
+
+
+def test_there_is_no_encoder_to_cut(folder: Path) -> None:
+    bench = prepare("", [str(folder / "index.npy")])
+    with pytest.raises(InputError, match="no encoder"):
+        pipeline.judge_cut(bench, parse("layers/subset keep=3"))
+
+
+@pytest.mark.parametrize("rows", [1, 2, 3])
+def test_a_few_rows_are_degraded_and_never_nan(tmp_path: Path, rows: int, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "few.npy", np.ones((rows, 4), np.float32))
+    answer = run(capsys, "vectors", "prune", "--in", tmp_path / "few.npy", "--plan", "dimensions/svd keep=2")
+    assert "NaN" not in json.dumps(answer)
+    run(capsys, "vectors", "prune", "--in", tmp_path / "few.npy", "--plan", "vectors/duplicates keep=1")
+
+
+def test_zero_vectors_are_counted(tmp_path: Path) -> None:
+    x = documents_like_text(50, 8)
+    x = np.concatenate([x, np.zeros((3, 8), np.float32)])
+    np.save(tmp_path / "zeros.npy", x)
+    assert any("3" in n and "zeros" in n for n in read_source(str(tmp_path / "zeros.npy")).notes)
+
+
+def test_texts_are_no_source(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_text("a text\nanother one\n", encoding="utf-8")
+    assert not is_source(str(tmp_path / "texts.txt"))
+    assert not is_source("sample")
+    with pytest.raises(InputError, match="metric"):
+        prepare("minilm", ["sample"], metric="dot")
+
+
+# ---- from file to file ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("suffix", ["npy", "npz", "parquet", "txt", "vec", "bin", "safetensors"])
+def test_what_stays_is_written_in_every_format(
+    folder: Path, tmp_path: Path, suffix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / f"small.{suffix}"
+    plan = "dimensions/svd keep=12 | vectors/duplicates ratio=0.25"
+    answer = run(capsys, "vectors", "prune", "--in", folder / "index.parquet", "--plan", plan, "--out", out)
+    done = answer["export"]
+    found = read_vectors(out)
+    assert found.vectors.shape == (300, 12)
+    assert (done["rows"], done["max_difference"]) == (300, 0.0)
+    assert answer["vectors"]["index"]["after"] == 300
+    source = read_vectors(folder / "index.parquet")
+    place = {name: i for i, name in enumerate(source.ids)}
+    scope: dict[str, Any] = {}
+    exec(SNIPPET.rsplit("small =", 1)[0].replace('"projection.npz"', repr(done["projection"])), scope)
+    wanted = scope["prune"](source.vectors[[place[i] for i in found.ids]])
+    assert np.abs(found.vectors - wanted).max() < 1e-6
+    groups = json.loads(Path(done["groups"]).read_text(encoding="utf-8"))
+    folded = [i for rest in groups.values() for i in rest]
+    assert sorted([*found.ids, *folded]) == sorted(source.ids)
+    assert set(groups) <= set(found.ids)
+
+
+def test_other_columns_and_integer_ids_go_along(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = documents_like_text(120, 8)
+    table = pa.table({
+        "id": pa.array(range(1000, 1120), pa.int64()),
+        "title": [f"t{i}" for i in range(120)],
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    files = ["--in", tmp_path / "in.parquet", "--out", tmp_path / "out.parquet"]
+    run(capsys, "vectors", "prune", *files, "--plan", "vectors/norm keep=50", "--metric", "dot")
+    got = pq.read_table(tmp_path / "out.parquet")
+    assert got.schema.names == table.schema.names
+    assert got.schema.field("id").type == pa.int64()
+    rows = [i - 1000 for i in got["id"].to_pylist()]
+    assert got["title"].to_pylist() == [f"t{i}" for i in rows]
+    assert (np.array(got["embedding"].to_pylist(), np.float32) == x[rows]).all()  # no dimension is cut: bit for bit
+    norms = np.linalg.norm(x, axis=1)
+    assert set(rows) == set(np.argsort(-norms, kind="stable")[:50].tolist())
+
+
+def test_codes_are_written_with_what_reads_them(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "codes.parquet"
+    plan = "dimensions/svd keep=12 | vectors/random ratio=0.5 | quantize/int8"
+    done = run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--plan", plan, "--out", out)["export"]
+    table = pq.read_table(out)
+    book = codes.opened(np.load(done["codebook"]))
+    got = book.decode(np.array([list(c) for c in table["code"].to_pylist()], np.uint8))
+    source = read_vectors(folder / "index.npy")
+    projection = np.load(done["projection"])
+    place = {name: i for i, name in enumerate(source.ids)}
+    wanted = unit(unit(source.vectors)[[place[i] for i in table["id"].to_pylist()]] @ projection["matrix"])
+    assert got.shape == (200, 12)
+    assert np.einsum("ij,ij->i", got, wanted).min() > 0.999
+
+
+def test_a_sample_is_judged_and_the_whole_file_is_written(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = "vectors/norm ratio=0.25"
+    for limit, name in ((None, "all.npy"), ("150", "sampled.npy")):
+        more = ["--limit", limit] if limit else []
+        answer = run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--metric", "dot", "--plan", plan,
+                     "--out", tmp_path / name, *more)  # fmt: skip
+        assert answer["data"][0]["documents"] == (150 if limit else N)
+        assert answer["export"]["rows"] == 300
+    one, two = (read_vectors(tmp_path / n) for n in ("all.npy", "sampled.npy"))
+    assert one.ids == two.ids
+    assert (one.vectors == two.vectors).all()
+
+
+def test_nothing_cut_is_the_same_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--plan", "dimensions/svd ratio=0",
+        "--out", tmp_path / "same.npy")  # fmt: skip
+    assert (tmp_path / "same.npy").read_bytes() == (folder / "index.npy").read_bytes()
+    run(capsys, "vectors", "copy", "--in", folder / "payload.parquet", "--out", tmp_path / "copy.parquet")
+    assert pq.read_table(tmp_path / "copy.parquet").equals(pq.read_table(folder / "payload.parquet"))
+
+
+def test_the_same_plan_by_both_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    plan = "dimensions/svd keep=12 | vectors/coverage keep=200"
+    one = run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--plan", plan)
+    two = run(capsys, "prune", "--data", folder / "index.npy", "--plan", plan, "--format", "vectors",
+              "--out", tmp_path / "out")  # fmt: skip
+    assert one["retention"] == two["retention"]
+    assert np.load(tmp_path / "out" / "documents.npy").shape == (200, 12)
+    again = run(capsys, "run", tmp_path / "out" / "recipe.yaml")
+    assert again["retention"] == two["retention"]
+
+
+def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    index = folder / "index.npy"
+    (tmp_path / "there.npy").write_bytes(b"mine")
+    np.save(tmp_path / "wide.npy", np.ones((5, 7), np.float32))
+    np.save(tmp_path / "nan.npy", np.array([[1, np.nan], [1, 2]], np.float32))
+    for argv in (
+        ["--in", tmp_path / "nothing.npy", "--plan", "dimensions/svd keep=4"],
+        ["--in", index, "--plan", "layers/subset keep=3"],
+        ["--in", index, "--plan", "dimensions/svd keep=99"],
+        ["--in", index, "--plan", "vectors/duplicates keep=4000"],
+        ["--in", index, "--plan", "vectors/duplicates ratio=1"],
+        ["--in", index, "--plan", "dimensions/svd keep=4", "--out", index],
+        ["--in", index, "--plan", "dimensions/svd keep=4", "--out", tmp_path / "there.npy"],
+        ["--in", index, "--plan", "dimensions/svd keep=4", "--out", tmp_path / "x.pkl"],
+        ["--in", index, "--plan", "quantize/int8", "--out", tmp_path / "x.txt"],
+        ["--in", index, "--plan", "dimensions/svd keep=4", "--queries", tmp_path / "wide.npy"],
+        ["--in", tmp_path / "nan.npy", "--plan", "dimensions/svd keep=1"],
+        ["--in", index, "--plan", "dimensions/svd keep=4", "--judge", folder / "asked.npy"],
+    ):
+        run(capsys, "vectors", "prune", *argv, code=2)
+    run(capsys, "prune", "--data", index, "--plan", "dimensions/svd keep=4", "--out", tmp_path / "o", code=2)
+    assert (tmp_path / "there.npy").read_bytes() == b"mine"
+
+
+def test_a_sweep_holds_the_ceiling_and_random_rows(capsys: pytest.CaptureFixture[str]) -> None:
+    answer = run(capsys, "sweep", "--data", "sample", "--method", "vectors/duplicates", "--ratios", "0,0.25,0.5")
+    half = answer["points"][2]
+    assert half["kept"] == 322
+    assert half["ceiling"]["sample"] == 1.0
+    assert half["quality"]["sample"]["ndcg@10"] > half["random"]["sample"]["ndcg@10"]
+    assert answer["points"][0]["quality"]["sample"]["ndcg@10"] > half["quality"]["sample"]["ndcg@10"]
+
+
+@pytest.mark.parametrize("name", registry.names("vectors"))
+def test_every_method_is_judged_the_same_at_once_and_alone(name: str) -> None:
+    """The study's one pass gives what the pipeline gives at that ratio."""
+    bench = prepare("minilm", ["sample"])
+    found = row_study.study(bench, bench.judges[0], Step(name), (0.0, 0.25, 0.6))
+    for i, ratio in enumerate((0.0, 0.25, 0.6)):
+        cut = pipeline.judge_cut(bench, parse(f"{name} ratio={ratio}"), spread=False)
+        for m, r in cut.retention["sample"].items():
+            assert r.after == pytest.approx(float(found.plain.means(m)[i]), abs=2e-3)
