@@ -16,6 +16,7 @@ pages = [
     st.Page("pages/methods.py", title="Methods", icon=":material/menu_book:"),
 ]
 page = st.navigation(pages)
+st.session_state["routed"] = True
 st.html(ASSETS / "style.html")
 st.logo(ASSETS / "logo.svg", size="large")
 page.run()

@@ -22,7 +22,7 @@ from core.embedding import Role, embed
 from core.embedding import missing as count_missing
 from core.encoders import VECTORS, ModelInfo, open_model
 from core.errors import InputError
-from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
+from core.evaluate.judgements import Judgements, from_neighbours, from_qrels
 from core.methods.base import TEN, Card
 from core.types import Dataset, Embeddings, FitContext, Floats, Ints, Prior, Progress, Rows, Texts, digest, quiet
 
@@ -216,7 +216,10 @@ def sampled(judge: Judge, seed: int = 0, queries: int = 100, documents: int = 50
     rows = np.sort(np.concatenate([relevant, more]))
     part = replace(data, documents=data.documents.take(rows), queries=data.queries.take(asked))
     vectors = (_rows(judge.documents, rows), _rows(judge.queries, asked))
-    return Judge(part, *vectors, task(part, *vectors))
+    if judge.task.hidden is None:
+        return Judge(part, *vectors, task(part, *vectors))
+    small = judge.task.only(np.flatnonzero(np.isin(judge.task.query_rows, asked))).left(rows)
+    return Judge(part, *vectors, replace(small, query_rows=np.arange(len(asked))))
 
 
 def _rows(vectors: Embeddings, rows: Ints) -> Embeddings:

@@ -15,7 +15,7 @@ from core.evaluate.cost import vector_bytes
 from core.plan import Plan, Step
 from core.store import get_arrays, has_arrays, put_arrays
 from core.types import Progress, digest, quiet
-from core.verdict import MEASURE_NAMES, Study, gigabytes, kept_words, percent, random_means
+from core.verdict import MEASURE_NAMES, Study, encoding_words, gigabytes, kept_words, percent, random_means, truth_words
 
 SMALLER = (4, 8, 12, 16, 20, 32, 48, 64, 96)  # times smaller than floats: the sizes of a code with a budget
 _VERSION = "budgets 1"  # raise it when a code's computation changes
@@ -100,12 +100,11 @@ def sentence(found: Budgets, index: int, measure: str, vectors: float) -> tuple[
     words = kept_words(*(float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value)))
     count = found.careful.values[measure].shape[1] if task is not None else len(found.judge.dataset.queries)
     judged = f"{count:,} queries" if task is not None else f"{count:,} texts"
-    truth = ", agreement with the unpruned model" if found.judge.dataset.truth == "agreement" else ""
-    outside = ", judged outside the fit" if found.careful.outside else ""
+    where = truth_words(found.judge) + (", judged outside the fit" if found.careful.outside else "")
     first = (
-        f"Keep {kept:,} of {full:,} bytes a vector ({full / kept:.3g}x smaller): {words} of {name} on {judged}{truth}"
-        f"{outside}; random dimensions of that size: {percent(float(found.random(measure)[0][index]))}."
+        f"Keep {kept:,} of {full:,} bytes a vector ({full / kept:.3g}x smaller): {words} of {name} on {judged}"
+        f"{where}; random dimensions of that size: {percent(float(found.random(measure)[0][index]))}."
     )
     count_words = f"{vectors / 1e6:,.10g} M" if vectors >= 1e6 else f"{vectors:,.0f}"
     sizes = f"{gigabytes(vectors * full)} → {gigabytes(vectors * kept)}"
-    return first, f"{count_words} vectors: {sizes}. Queries stay floats; encoding is not faster."
+    return first, f"{count_words} vectors: {sizes}. Queries stay floats.{encoding_words(found.judge)}"

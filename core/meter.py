@@ -14,7 +14,7 @@ from typing import Any
 from core import registry
 from core.anatomy import Shape, shape_of
 from core.encoders import VECTORS, ModelInfo
-from core.evaluate.cost import LENGTH, vector_bytes
+from core.evaluate.cost import LENGTH, index_bytes, vector_bytes
 from core.plan import Group, Plan, Step, parse
 from core.planned import after, embedding_size, planned, uneven
 from core.rounds import at, shares
@@ -237,6 +237,18 @@ def _vector(model: ModelInfo, plan: Plan, will: Leaves, report: Mapping[str, Any
     size = cost.get("vector_bytes", planned_size)
     book = f", codebook {gigabytes(cost['codebook_bytes'])} once" if cost.get("codebook_bytes") else ""
     return "vector", f"{full:,} → {size:,} B{book}", size / full
+
+
+def dimension_rows(model: ModelInfo, full: int, kept: int, vectors: float) -> list[tuple[str, str, float]]:
+    """The rows of a dimension cut: vector and index shrink; the model carries the matrix that cuts."""
+    share = kept / full
+    extra = 0 if kept == full else 4 * full * kept
+    size = " → ".join(gigabytes(index_bytes(int(vectors), d)) for d in (full, kept))
+    out = [("vector", f"{4 * full:,} → {4 * kept:,} B", share), ("index", size, share)]
+    if model.architecture == VECTORS:
+        return out
+    words = f"{model.bytes / 1e6:.1f} → {(model.bytes + extra) / 1e6:.1f} MB"
+    return [*out, ("model file", words, (model.bytes + extra) / model.bytes), *encoder_rows(model)[1:]]
 
 
 def code_rows(model: ModelInfo, full: int, kept: int, vectors: float) -> list[tuple[str, str, float]]:

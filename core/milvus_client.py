@@ -14,6 +14,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -65,9 +66,7 @@ def connect(uri: str, *, create: bool = False) -> Iterator[Any]:
 
     InputError where the file or server cannot be opened, and for whatever Milvus refuses within the block.
     """
-    milvus = library()
-    import grpc
-
+    milvus, grpc = library(), import_module("grpc")
     if is_local(uri):
         _check_file(uri, create)
     client = None
@@ -77,8 +76,7 @@ def connect(uri: str, *, create: bool = False) -> Iterator[Any]:
     except (milvus.MilvusException, grpc.RpcError, grpc.FutureTimeoutError) as e:
         raise _refusal(e, uri) from None  # the cause's text may repeat what was sent
     finally:
-        if client is not None:
-            _close(client, uri)
+        _close(client, uri)
 
 
 def _client(milvus: Any, uri: str) -> Any:
@@ -87,20 +85,22 @@ def _client(milvus: Any, uri: str) -> Any:
     path = os.path.abspath(uri)
     with _lock:
         direct = {"grpc.enable_http_proxy": 0}  # a proxy in the environment is not for a local file
-        client = milvus.MilvusClient(path, timeout=CONNECT_SECONDS, grpc_options=direct)
         _open[path] += 1
-    return client
+        return milvus.MilvusClient(path, timeout=CONNECT_SECONDS, grpc_options=direct)
 
 
 def _close(client: Any, uri: str) -> None:
+    """Let go of what `_client` opened, or half opened."""
     if not is_local(uri):
-        client.close()
+        if client is not None:
+            client.close()
         return
     from milvus_lite import server_manager_instance
 
     path = os.path.abspath(uri)
     with _lock:
-        client.close()
+        if client is not None:
+            client.close()
         _open[path] -= 1
         if not _open[path]:
             server_manager_instance.release_server(path)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from core.types import Floats, Ints, Metric, Progress, quiet, unit
 
 EXACT = 30_000  # rows up to which every pair is compared
-RECALL = 0.97  # of the k nearest, on the sample, that an approximate search is widened to reach
+RECALL = 0.95  # of the k nearest, on the sample, that an approximate search is widened to reach
 SAMPLE = 200
 _STEP = 4096  # rows that ask at a time
 _BLOCK = 2**25  # numbers held at a time
@@ -82,9 +82,9 @@ def frame(x: Floats, metric: Metric) -> Floats:
 def nearest(z: Floats, k: int, progress: Progress = quiet) -> Neighbours:
     """The k nearest other rows of every framed row (n, d); k is at most n - 1.
 
-    Exact up to 30,000 rows, O(n^2 d). Above that rows are clustered into 2 sqrt(n) lists (k-means on a sample), and
-    compared with those of the lists around their own: of so many lists that the recall on a sample is at least 0.97.
-    Both samples are drawn by content: row order does not matter.
+    Exact up to 30,000 rows, O(n^2 d). Above that an inverted file: rows are clustered into 2 sqrt(n) lists (k-means on
+    a sample), and each is compared with the rows of the lists nearest to it, of so many that the recall on another
+    sample is at least 0.95. Both samples are drawn by content: row order does not matter.
     """
     import faiss
 
@@ -127,32 +127,46 @@ def _without(asked: Ints, found: Ints) -> Ints:
 def _clustered(z: Floats, k: int, progress: Progress) -> Neighbours:
     import faiss
 
-    count, by_hash = int(2 * len(z) ** 0.5), np.argsort(hashed(z))
+    n, count, by_hash = len(z), int(2 * len(z) ** 0.5), np.argsort(hashed(z))
     means = faiss.Kmeans(z.shape[1], count, niter=8, seed=0, max_points_per_centroid=64)
     means.train(z[by_hash[: 64 * count]])
     centres = np.asarray(means.centroids)
     home = faiss.knn(z, centres, 1)[1].ravel()
     lists = np.split(np.argsort(home, kind="stable"), np.cumsum(np.bincount(home, minlength=count))[:-1])
-    around = faiss.knn(centres, centres, count)[1]
     sample = np.sort(by_hash[:SAMPLE])
     truth = _without(sample, faiss.knn(z[sample], z, k + 1)[1])
-
-    def look(asked: Ints, width: int) -> Ints:
-        """(a, k): the nearest rows of `asked`, which share a list, in the `width` lists around it."""
-        near = around[home[asked[0]]]
-        sizes = np.cumsum([len(lists[i]) for i in near])
-        rows = np.concatenate([lists[i] for i in near[: max(width, int(np.searchsorted(sizes, k + 1)) + 1)]])
-        return _without(asked, rows[faiss.knn(z[asked], z[rows], k + 1)[1]])
-
-    width, recall = 16, 0.0
+    width, recall = 8, 0.0
     while recall < RECALL and width < count:
-        width = min(2 * width, count)
-        hits = [np.isin(look(sample[i : i + 1], width), truth[i]).mean() for i in range(SAMPLE)]
+        width = min(3 * width // 2, count)
+        hits = [np.isin(a, b).mean() for a, b in zip(_probed(z, sample, k, centres, lists, width), truth, strict=True)]
         recall = float(np.mean(hits))
-    found, done = np.empty((len(z), k), np.int64), 0
-    for asked in lists:
-        if len(asked):
-            found[asked] = look(asked, width)
-        done += len(asked)
-        progress("nearest rows", done, len(z))
+    found, step = np.empty((n, k), np.int64), max(1, _BLOCK // (width * (k + 1)))
+    for i in range(0, n, step):
+        asked = np.arange(i, min(i + step, n))
+        found[asked] = _probed(z, asked, k, centres, lists, width)
+        progress("nearest rows", asked[-1] + 1, n)
     return _sorted(z, found, recall)
+
+
+def _probed(z: Floats, asked: Ints, k: int, centres: Floats, lists: list[Ints], width: int) -> Ints:
+    """(a, k): the nearest other rows of `asked` in the `width` lists nearest to each; list by list, in products."""
+    import faiss
+
+    near = faiss.knn(z[asked], centres, width)[1]
+    distances = np.full((len(asked), width, k + 1), np.inf, np.float32)
+    rows = np.full(distances.shape, -1, np.int64)
+    by_list = np.argsort(near, axis=None, kind="stable")
+    for part, inside in zip(
+        np.split(by_list, np.cumsum(np.bincount(near.ravel(), minlength=len(lists)))[:-1]), lists, strict=True
+    ):
+        if len(part) and len(inside):
+            who, slot = np.divmod(part, width)
+            most = min(k + 1, len(inside))
+            distances[who, slot, :most], found = faiss.knn(z[asked[who]], z[inside], most)
+            rows[who, slot, :most] = inside[found]
+    rows, distances = (v.reshape(len(asked), -1) for v in (rows, distances))
+    best = np.take_along_axis(rows, np.argpartition(distances, k, axis=1)[:, : k + 1], axis=1)
+    short = (best < 0).any(axis=1)
+    if short.any():  # lists with too few rows
+        best[short] = faiss.knn(z[asked[short]], z, k + 1)[1]
+    return _without(asked, best)

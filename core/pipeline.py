@@ -18,7 +18,7 @@ from core.encoders import ModelInfo
 from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
-from core.evaluate.ranking import Judgements
+from core.evaluate.judgements import Judgements
 from core.judging import compare, figures, measured, reduce
 from core.plan import Cut, Group, Plan, Step
 from core.rounds import settled

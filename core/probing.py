@@ -21,7 +21,7 @@ from core.embedding import prompt_of
 from core.encoders import ModelInfo
 from core.errors import InputError
 from core.evaluate import drift
-from core.evaluate.ranking import Judgements
+from core.evaluate.judgements import Judgements
 from core.judging import measure
 from core.surgery.walk import Walker
 from core.types import Dataset, Embeddings, Floats, Ints, Texts, unit

@@ -21,7 +21,7 @@ from core.data.interactions import PARTS, Split, read_interactions, split
 from core.data.vector_files import read_vectors
 from core.encoders import VECTORS
 from core.errors import DataError, InputError
-from core.evaluate.ranking import from_qrels
+from core.evaluate.judgements import from_qrels
 from core.store import get_arrays, put_arrays
 from core.types import Dataset, Embeddings, Floats, Progress, Texts, digest, frozen, quiet
 from core.vector_bench import Source, described
@@ -63,7 +63,7 @@ def factorise(
 
     regularization  pulls factors towards zero
     alpha           weight of an interaction beside 1 for a cell without one; at 1 this is a ridge-regularised SVD
-    start           tables to go on from, instead of seeded small values
+    start           tables to go on from, of their own size, instead of seeded small values
 
     Sizes above the users or items there are get clamped, and said. Cost O(iterations (n d + (u + i) d^2)). Raises
     InputError for an option out of range, Cancelled between two rounds of solving.
@@ -77,7 +77,7 @@ def factorise(
     from implicit.als import AlternatingLeastSquares
     from threadpoolctl import threadpool_limits
 
-    d, notes = (start.dimension, ()) if start else _clamped(parts, dimensions)
+    d, notes = (start.dimension, start.notes) if start else _clamped(parts, dimensions)
     with threadpool_limits(1, user_api="blas"):
         model = AlternatingLeastSquares(
             factors=d, regularization=regularization, alpha=alpha, iterations=iterations, random_state=seed

@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from core import report
 from core.compare import Retention, retention
 from core.data.interactions import LEAST, Split, read_interactions, split
 from core.data.vector_files import open_writer
@@ -148,8 +149,11 @@ def rotated(tables: Tables) -> Tables:
 
     Two QR and one (d, d) SVD: O((u + i) d^2).
     """
-    (qu, ru), (qv, rv) = (np.linalg.qr(t.astype(np.float64)) for t in (tables.users, tables.items))
-    left, values, right = np.linalg.svd(ru @ rv.T, full_matrices=False)
+    from threadpoolctl import threadpool_limits
+
+    with threadpool_limits(1, user_api="blas"):  # small matrices: more threads wait for each other
+        (qu, ru), (qv, rv) = (np.linalg.qr(t.astype(np.float64)) for t in (tables.users, tables.items))
+        left, values, right = np.linalg.svd(ru @ rv.T, full_matrices=False)
     root = np.sqrt(values)
     return Tables(_single(qu @ left * root), _single(qv @ right.T * root), tables.notes)
 
@@ -261,7 +265,7 @@ def run(
     }
     if out is not None:
         answer["files"] = _write(parts, loop.tables, out)
-    return answer
+    return dict(report.plain(answer))  # a change is not defined where nothing was right before
 
 
 def _row(one: Round, best: Round) -> dict[str, Any]:

@@ -214,6 +214,8 @@ def sliced(judge: Judge, before: Measurement, after: Measurement, measure: str |
     topics = asked.labels or _topics(judge)
     if topics:
         out += slices("topic", topics, one, two)
+    if judge.dataset.documents.bare:
+        return sorted(out, key=lambda s: (math.isnan(s.ratio), s.ratio))
     out += slices("query length", length_bands([len(t.split()) for t in asked.texts]), one, two)
     if judge.task is not None:
         first = judge.task.columns[judge.task.judged[judge.task.pointer[:-1]]]

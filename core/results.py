@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.bench import Judge
-from core.evaluate.ranking import similarity, top
+from core.evaluate.judgements import similarity, top
 from core.judging import reduced
 from core.select import apply
 from core.types import Ints, Reduction

@@ -27,7 +27,7 @@ from core.embedding import embed, encode, prompt_of
 from core.encoders import ModelInfo
 from core.errors import InputError
 from core.evaluate import ranking, retrieval
-from core.evaluate.ranking import Judgements, from_neighbours, from_qrels
+from core.evaluate.judgements import Judgements, from_neighbours, from_qrels
 from core.folders import about, complete, resume, write
 from core.plan import Cut, Group, Plan, Step
 from core.store import home

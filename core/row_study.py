@@ -24,7 +24,7 @@ from core.rows import merged, select_rows
 from core.store import get_arrays, has_arrays, put_arrays
 from core.thinning import ceiling
 from core.types import Ints, Progress, Ranking, Rows, digest, quiet
-from core.verdict import MEASURE_NAMES, Study, gigabytes, kept_words, percent
+from core.verdict import MEASURE_NAMES, Study, encoding_words, gigabytes, kept_words, percent, truth_words
 
 RATIOS = tuple(i / 100 for i in range(96))
 _LARGE = 20_000  # rows from which on every fifth ratio is studied
@@ -137,19 +137,16 @@ def sentence(found: RowStudy, index: int, measure: str, vectors: float, dimensio
         return (f"All {kept:,} vectors: {name} {found.plain.means(measure)[0]:.3f}.",
                 f"{_count(vectors)} vectors: {full}. Move the ratio to see what a cut costs.")  # fmt: skip
     words = kept_words(*(float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value)))
-    truth = ", agreement with the whole index" if found.judge.dataset.truth == "agreement" else ""
     asked = f"{len(found.judge.query_texts):,} {'queries' if found.judge.task is not None else 'texts'}"
     top = found.top[index]
-    ceiling_words = (
-        "" if not np.isfinite(top) else f"; {percent(float(top))} of the judged documents can still be found"
-    )
+    still = f"; {percent(float(top))} of the judged documents can still be found" if np.isfinite(top) else ""
     first = (
-        f"Keep {kept:,} of {found.units:,} vectors: {words} of {name} on {asked}{truth}{ceiling_words}; "
+        f"Keep {kept:,} of {found.units:,} vectors: {words} of {name} on {asked}{truth_words(found.judge)}{still}; "
         f"random vectors: {percent(float(found.random(measure)[0][index]))}."
     )
     left, size = vectors * kept / found.units, vector_bytes(dimension)
     saved = f"{gigabytes(vectors * size)} → {gigabytes(left * size)}"
-    return first, f"{_count(vectors)} vectors become {_count(left)}: {saved}. Encoding is not faster."
+    return first, f"{_count(vectors)} vectors become {_count(left)}: {saved}.{encoding_words(found.judge)}"
 
 
 def _count(vectors: float) -> str:

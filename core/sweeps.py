@@ -16,6 +16,7 @@ from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval
+from core.evaluate.judgements import Judgements
 from core.judging import measure, rank, reduced
 from core.plan import Cut, Step
 from core.select import ordered, select, served
@@ -62,7 +63,7 @@ def curve(judge: Judge, ranking: Ranking, ratios: Sequence[float], only: NDArray
     return Curve(ranking.method, judge.name, tuple(ratios), tuple(kept), values, notes=ranking.notes)
 
 
-def _retrieval_curve(judge: Judge, task: engine.Judgements, ranking: Ranking, kept: list[int]) -> Values:
+def _retrieval_curve(judge: Judge, task: Judgements, ranking: Ranking, kept: list[int]) -> Values:
     metric = judge.documents.metric
     cuts = sorted({k for k in kept if k < ranking.units})
     documents = ordered(ranking, judge.documents.vectors)

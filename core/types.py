@@ -69,6 +69,11 @@ class Texts:
         return len(self.ids)
 
     @property
+    def bare(self) -> bool:
+        """Whether an id is all there is to read: vectors without texts."""
+        return self.texts == self.ids
+
+    @property
     def full(self) -> tuple[str, ...]:
         """What is embedded: title + " " + text where there is a title."""
         if not self.titles:

@@ -18,6 +18,7 @@ import numpy as np
 from core import stores
 from core.bench import Bench, Judge, task
 from core.data import sampling
+from core.data.interactions import looks_like_interactions
 from core.data.vector_files import CAP, looks_like_vectors, read_vectors
 from core.data.word_pairs import read_word_pairs
 from core.encoders import VECTORS, ModelInfo
@@ -52,7 +53,7 @@ def is_source(spec: str) -> bool:
         return True
     path = Path(spec).expanduser()
     try:
-        return path.is_file() and looks_like_vectors(path)
+        return path.is_file() and (looks_like_vectors(path) or looks_like_interactions(path))
     except (OSError, ValueError):
         return False
 
@@ -114,7 +115,12 @@ def open_bench(
     names: Sequence[str], *, fit_on: Sequence[str] = (), queries: Path | None = None, metric: str | None = None,
     limit: int | None = None, seed: int = 0, progress: Progress = quiet, column: str | None = None,
 ) -> Bench:  # fmt: skip
-    """The first name is the index, the others are word-similarity sets about it; `queries` is a file of vectors."""
+    """The first name is the index, the others are word-similarity sets about it; `queries` is a file of vectors.
+
+    Interactions are factorised first: items are the index, users ask, and their held-out items are the truth.
+    """
+    if not stores.is_milvus(names[0]) and looks_like_interactions(Path(names[0]).expanduser()):
+        return _recommender(names, (fit_on, queries, metric, limit, column), seed, progress)
     source = read_source(names[0], metric, limit, seed, progress, column)
     log = None if queries is None else read_source(str(queries), source.metric, limit, seed, progress)
     index = judge(source, log, seed)
@@ -129,6 +135,17 @@ def open_bench(
     ids = tuple(s.ids[int(i)] for s, r in zip(learned, rows, strict=True) for i in r)
     names_of = tuple(s.name for s in learned)
     return Bench(described(source), judges, Texts(ids, ids), fit, names_of, not fit_on, None, seed)
+
+
+def _recommender(names: Sequence[str], others: Sequence[object], seed: int, progress: Progress) -> Bench:
+    from core import recommend
+
+    if any(others) or len(names) > 1:
+        raise InputError(
+            f"{Path(names[0]).name} holds interactions: users ask, by dot product. Leave --fit-on, --queries, "
+            "--metric, --limit and other data out"
+        )
+    return recommend.bench(Path(names[0]).expanduser(), seed=seed, progress=progress)
 
 
 def judge(source: Source, log: Source | None = None, seed: int = 0) -> Judge:

@@ -9,15 +9,19 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from core import pipeline, registry, report, stores, vector_export
 from core.data.vector_files import VectorFile, open_writer
 from core.errors import InputError
+from core.export.vectors import project
 from core.plan import parse
 from core.store import sweep_partials, write_atomic
 from core.types import Progress
-from core.vector_bench import open_bench
+from core.vector_bench import open_bench, read_source
 
 JUDGED = 100_000  # rows that are fitted and judged on, where the source is larger than
+ASKED = 100  # queries of a comparison, where none are given
 LARGE = 1 << 30  # bytes as float32
 
 
@@ -77,4 +81,43 @@ def collections(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     return dict(report.plain({"uri": args.source, "collections": [asdict(c) for c in found]}))
 
 
-COMMANDS = {"prune": prune, "copy": copy, "collections": collections}
+def compare(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Two collections searched side by side: milliseconds, recall of the full collection's own top k, bytes."""
+    from core.milvus_search import search_compare
+
+    old, new = stores.open_source(args.source), stores.open_source(args.pruned)
+    asked = read_source(args.queries or args.source, old.metric, ASKED, args.seed, progress)
+    arrays = _loaded(args.projection)
+    small = asked.vectors if arrays is None else project(arrays, asked.vectors, "query")
+    stands: dict[str, str] = {}
+    if args.groups:
+        found = json.loads(Path(args.groups).read_text(encoding="utf-8"))
+        stands = {gone: survivor for survivor, rest in found.items() for gone in rest}
+    indexes = tuple(w for w in args.index.split(",") if w)
+    table = search_compare(
+        old, new, asked.vectors, small, k=args.k, shortlist=args.rescore, indexes=indexes, stands_for=stands,
+        progress=progress,
+    )  # fmt: skip
+    own = [] if args.queries else [f"{len(small)} rows of {old.location.collection} ask, and find themselves first"]
+    return dict(report.plain({"searches": table, "queries": len(small), "notes": [*asked.notes, *own]}))
+
+
+def _loaded(path: str | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return dict(arrays)
+    except (OSError, ValueError) as e:
+        raise InputError(f"--projection {path} cannot be read. Give the projection.npz of the pruned collection") from e
+
+
+def recommend(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
+    """Factorise interactions, then remove dimensions round by round; the table that validation chose is written."""
+    from core.recommend_loop import run
+
+    out = Path(args.out).expanduser() if args.out else None
+    return run(Path(args.source).expanduser(), dimensions=args.dimensions, seed=args.seed, out=out, progress=progress)
+
+
+COMMANDS = {"prune": prune, "copy": copy, "compare": compare, "recommend": recommend, "collections": collections}

@@ -192,18 +192,31 @@ def sentence(found: Study, index: int, measure: str, vectors: float) -> tuple[st
     b, kept = found.band(measure), found.plain.kept[index]
     name, count = MEASURE_NAMES.get(measure, measure), found.careful.values[measure].shape[1]
     if kept == found.units:
+        whole = "the whole vectors" if found.judge.dataset.documents.bare else "the unpruned model"
         return (
-            f"All {kept} dimensions: the unpruned model, {name} {found.plain.means(measure)[0]:.3f}.",
+            f"All {kept} dimensions: {whole}, {name} {found.plain.means(measure)[0]:.3f}.",
             f"{size_words(vectors, kept, kept)} Move the ratio to see what a cut costs.",
         )
     words = kept_words(*(float(v[index]) for v in (b.ratio, b.low, b.high, b.p_value)))
     judged = f"{count:,} queries" if found.judge.task is not None else f"{len(found.judge.dataset.queries):,} texts"
-    truth = ", agreement with the unpruned model" if found.judge.dataset.truth == "agreement" else ""
+    truth = truth_words(found.judge)
     outside = ", judged outside the fit" if found.careful.outside else ""
     chance = percent(float(found.random(measure)[0][index]))
     where = f"of {name} on {judged}{truth}{outside}"
     first = f"Keep {kept} of {found.units} dimensions: {words} {where}; random pruning: {chance}."
-    return first, f"{size_words(vectors, found.units, kept)} Encoding is not faster."
+    return first, f"{size_words(vectors, found.units, kept)}{encoding_words(found.judge)}"
+
+
+def truth_words(judge: Judge) -> str:
+    """What stands for truth where there are no judgements."""
+    if judge.dataset.truth != "agreement":
+        return ""
+    return f", agreement with the {'whole index' if judge.dataset.documents.bare else 'unpruned model'}"
+
+
+def encoding_words(judge: Judge) -> str:
+    """What a cut of vectors does not give; nothing where there is nothing to encode with."""
+    return "" if judge.dataset.documents.bare else " Encoding is not faster."
 
 
 def size_words(vectors: float, before: int, after: int) -> str:

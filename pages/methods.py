@@ -52,7 +52,8 @@ st.dataframe(
 st.caption("None: the method has to be trained first; choose it on the Prune page.")
 
 TARGETS = {
-    "dimensions": "Dimensions of the vectors", "neurons": "Feed-forward neurons", "heads": "Attention heads",
+    "dimensions": "Dimensions of the vectors", "vectors": "Whole vectors",
+    "neurons": "Feed-forward neurons", "heads": "Attention heads",
     "layers": "Layers", "width": "Hidden width", "tokens": "Vocabulary (token rows)", "weights": "Single weights",
 }  # fmt: skip
 target = st.segmented_control(

@@ -5,7 +5,20 @@ from streamlit.delta_generator import DeltaGenerator
 
 from core import registry
 from core.plan import Step
-from pages._ui import cache, codes, combine, encoder, jobs, options, rows, sensitivity, session, takeaway, views
+from pages._ui import (
+    cache,
+    codes,
+    combine,
+    encoder,
+    jobs,
+    options,
+    rows,
+    sensitivity,
+    session,
+    takeaway,
+    to_milvus,
+    views,
+)
 
 session.arrive()
 bench, choice = cache.settle()
@@ -114,6 +127,7 @@ def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: 
         with st.container(border=True):
             st.markdown("**Take it away**")
             takeaway.panel(bench, choice, shown.plan(index))
+        to_milvus.panel(choice, shown.plan(index))
 
 
 if choice != session.wanted():

@@ -11,7 +11,7 @@ from core.types import Ints
 
 
 def drawn(
-    users: int = 600, items: int = 400, rank: int = 16, *, each: float = 40.0, noise: float = 0.1, seed: int = 0
+    users: int = 600, items: int = 400, rank: int = 16, *, each: float = 60.0, noise: float = 0.1, seed: int = 0
 ) -> tuple[Ints, Ints]:
     """Seeded (user, item) pairs, each once. P(item | user) is a mixture of `rank` tastes: a matrix of that rank.
 

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.bench import Judge
-from core.evaluate.ranking import from_qrels
+from core.evaluate.judgements import from_qrels
 from core.types import Dataset, Embeddings, FitContext, Floats, Metric, Texts
 
 Qrels = Mapping[str, Mapping[str, int]]

@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.evaluate.drift import aligned_cosine, cka, drift, neighbours, overlap, probes
-from core.evaluate.ranking import similarity
+from core.evaluate.judgements import similarity
 from core.types import Floats
 from tests.synthetic import documents_like_text, near
 

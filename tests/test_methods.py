@@ -21,7 +21,7 @@ from sklearn.decomposition import PCA, TruncatedSVD
 
 from core import judging, registry, sweeps
 from core.errors import PlanError
-from core.evaluate.ranking import similarity
+from core.evaluate.judgements import similarity
 from core.methods import axes, base, learned, rotations
 from core.methods.base import Method, moments
 from core.plan import Cut, Step

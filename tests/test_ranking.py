@@ -10,7 +10,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import Judgements, column_order, from_neighbours, from_qrels, ranks, similarity, top
+from core.evaluate.judgements import Judgements, column_order, from_neighbours, from_qrels, similarity, top
+from core.evaluate.ranking import ranks
 from core.types import Floats, Metric, unit
 from tests.synthetic import Case, exact_scores, random_case, sorted_ids, too_close
 

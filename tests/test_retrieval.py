@@ -9,7 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import Judgements, from_neighbours, from_qrels, ranks
+from core.evaluate.judgements import Judgements, from_neighbours, from_qrels
+from core.evaluate.ranking import ranks
 from core.evaluate.retrieval import MEASURES, MISSING, per_query, two_stage_ranks
 from tests.synthetic import Case, Qrels, exact_scores, judge, random_case, rounded, too_close
 

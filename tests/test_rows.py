@@ -13,7 +13,8 @@ from core import registry
 from core.bench import Bench, Judge
 from core.errors import PlanError
 from core.evaluate import retrieval
-from core.evaluate.ranking import MISSING, Judgements, from_qrels, ranks
+from core.evaluate.judgements import MISSING, Judgements, from_qrels
+from core.evaluate.ranking import ranks
 from core.evaluate.thinned import ranks_left
 from core.judging import measured, reduce
 from core.methods.groups import Centroid, Duplicates

@@ -368,14 +368,14 @@ def recovered(path: Path, wanted: dict[str, tuple[bytes, dict[str, Any]]], befor
 @pytest.fixture(scope="module")
 def original(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("milvus") / "original.db"
-    make(path, vectors(3000, 32), [f"d{i:05}" for i in range(3000)])
+    make(path, vectors(2000, 32), [f"d{i:05}" for i in range(2000)])
     return path
 
 
 @pytest.fixture(scope="module")
 def truth(original: Path) -> tuple[dict[str, tuple[bytes, dict[str, Any]]], dict[str, Any]]:
-    x = vectors(3000, 32)
-    wanted = {f"d{i:05}": (x[i, :16].tobytes(), other(i)) for i in range(3000)}
+    x = vectors(2000, 32)
+    wanted = {f"d{i:05}": (x[i, :16].tobytes(), other(i)) for i in range(2000)}
     return wanted, everything(f"{original}#docs")
 
 
@@ -384,17 +384,19 @@ def test_killed_at_any_moment_a_push_ends_with_every_row_once(
     tmp_path: Path, original: Path, truth: Any, moment: float
 ) -> None:
     path = Path(shutil.copytree(original, tmp_path / "a.db"))
-    killed(path, seconds=1.6 * moment)
+    killed(path, seconds=1.2 * moment)
     recovered(path, *truth)
 
 
 @pytest.mark.parametrize(
     "call",
     [
-        "create_collection",
         "create_index",
         "alter_collection_properties",
-        *(pytest.param(call, marks=pytest.mark.slow) for call in ("upsert", "flush", "load_collection")),
+        *(
+            pytest.param(call, marks=pytest.mark.slow)
+            for call in ("create_collection", "upsert", "flush", "load_collection")
+        ),
     ],
 )
 def test_killed_after_any_call_a_push_ends_with_every_row_once(tmp_path: Path, call: str) -> None:
@@ -708,6 +710,7 @@ def test_every_index_type_is_tried_on_copies(pair: tuple[Source, Source]) -> Non
         search_compare(*pair, q, q[:, :8], indexes=("NGT",))
 
 
+@pytest.mark.slow
 def test_a_local_file_builds_the_types_that_are_offered(tmp_path: Path) -> None:
     x = vectors(5000, 4)
     with mc.connect(f"{tmp_path}/a.db", create=True) as client:

@@ -17,7 +17,7 @@ from core.bench import prepare
 from core.data.vector_files import open_writer, read_vectors
 from core.encoders import VECTORS
 from core.errors import InputError
-from core.evaluate.ranking import similarity
+from core.evaluate.judgements import similarity
 from core.export.vectors import SNIPPET
 from core.judging import measured
 from core.plan import Step, parse

@@ -11,7 +11,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import Judgements, from_neighbours, ranks
+from core.evaluate.judgements import Judgements, from_neighbours
+from core.evaluate.ranking import ranks
 from core.types import Floats, Ints, Metric, unit
 
 PROBES = 1000  # documents whose neighbours are followed; seeded, stated

@@ -9,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import MISSING, Judgements, similarity, top
+from core.evaluate.judgements import MISSING, Judgements, similarity, top
 from core.types import Floats, Ints, Metric
 
 MEASURES = ("ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100")

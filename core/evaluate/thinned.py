@@ -12,7 +12,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from core.evaluate.ranking import MISSING, NOISE, STEP, Judgements, similarity
+from core.evaluate.judgements import MISSING, NOISE, STEP, Judgements, similarity
 from core.types import Floats, Ints, Metric
 
 _BLOCK = 64  # queries whose scores are held at a time

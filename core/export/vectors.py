@@ -13,7 +13,7 @@ from __future__ import annotations
 import io
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from core.codes import reader
 from core.rows import folded
-from core.types import Codes, Floats, Reduction, Rows
+from core.types import Codes, Floats, Reduction, Rows, unit
 
 SNIPPET = """import numpy as np
 p = np.load("projection.npz")
@@ -46,6 +46,13 @@ def projection(reduction: Reduction) -> bytes:
     out = io.BytesIO()
     np.savez(out, **arrays)  # type: ignore[arg-type]
     return out.getvalue()
+
+
+def project(arrays: Mapping[str, NDArray[Any]], x: Floats, side: str = "document") -> Floats:
+    """What SNIPPET does: vectors (n, d) of an index or its queries, by the arrays of a projection.npz."""
+    matrix = arrays["query_matrix"] if side == "query" and "query_matrix" in arrays else arrays["matrix"]
+    y = np.asarray(x - arrays["mean"] if "mean" in arrays else x, np.float32) @ matrix
+    return unit(y) if arrays["normalize"] else np.asarray(y, np.float32)
 
 
 def parquet(ids: Sequence[str], vectors: Floats) -> bytes:

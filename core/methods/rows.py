@@ -44,7 +44,7 @@ class Random(VectorMethod):
         limits="A relevant row that goes is a miss: removing 30 % loses about 30 % of nDCG@10 where one row answers.",
         reference="Baseline.",
         kind="rows",
-        learns_from="documents",
+        learns_from="nothing",
         seeded=True,
         exempt=("scaling: the draw is by the bytes of a row",),
     )

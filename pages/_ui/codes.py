@@ -11,7 +11,7 @@ from core.bench import Bench
 from core.budgets import Budgets
 from core.plan import Plan, Step
 from core.verdict import MEASURE_NAMES, percent
-from pages._ui import cache, combine, encoder, jobs, measured, options, views
+from pages._ui import cache, combine, encoder, jobs, measured, options, to_milvus, views
 from pages._ui.session import Choice
 
 
@@ -134,3 +134,4 @@ def take_away(bench: Bench, choice: Choice, plan: Plan) -> None:
             encoder.run(plan, argv, stale=False)
         else:
             measured.downloads(report, choice, argv)
+    to_milvus.panel(choice, plan)

@@ -8,6 +8,7 @@ from pathlib import Path
 import streamlit as st
 
 from core import store, stores
+from core.data.interactions import looks_like_interactions, read_interactions
 from core.data.vector_files import CAP, SUFFIXES, open_vectors
 from core.data.word_pairs import read_word_pairs
 from core.errors import InputError
@@ -19,9 +20,11 @@ from pages._ui.load_your_own import local_root
 _FORMS = """
 An index dump, a recommender's table or a word-embedding file: **npy**, **npz**, **Parquet** (a list column),
 **safetensors**, **word2vec** or **GloVe** (text or binary). Ids are kept. Without queries a fifth of the rows asks, and
-the whole index's own top ten is the truth.
+the whole index's own top ten is the truth. **Interactions** of users and items (`u.data`, or a CSV with a user and an
+item column) are factorised first; what each user was kept back from is the truth.
 """
 _TYPES = [s.lstrip(".") for s in SUFFIXES]
+_INTERACTIONS = ["data", "dat", "csv", "tsv"]
 _METRIC = "How vectors are compared. Recommender tables want dot: their lengths say how often an item is wanted."
 
 
@@ -30,7 +33,7 @@ def files() -> None:
     with st.expander("Vectors without a model", key="own_vectors"):
         st.markdown(_FORMS)
         with st.form("vectors", border=False):
-            file = st.file_uploader("Vectors", type=_TYPES)
+            file = st.file_uploader("Vectors, or interactions", type=[*_TYPES, *_INTERACTIONS])
             ids = st.file_uploader("Ids of a .npy, one a line (optional)", type=["txt", "json"])
             queries = st.file_uploader("Query vectors (optional)", type=_TYPES)
             pairs = st.file_uploader(
@@ -47,6 +50,9 @@ def files() -> None:
 def _take(file: object, ids: object, queries: object, pairs: list[object], metric: str) -> None:
     """Keep the uploads side by side under names of our own, check their headers, and offer them."""
     path = session.keep_upload(file, "vectors")
+    if looks_like_interactions(path):
+        _take_interactions(path, str(file.name))  # type: ignore[attr-defined]
+        return
     if ids is not None:  # another list of ids makes another source
         both = digest(path.read_bytes(), ids.getvalue())  # type: ignore[attr-defined]
         path = _copied(path, store.home() / "uploads" / both / path.name)
@@ -74,6 +80,19 @@ def _take(file: object, ids: object, queries: object, pairs: list[object], metri
     st.button("Use it now", on_click=_choose, args=(str(path),), key="use_vectors")
 
 
+def _take_interactions(path: Path, label: str) -> None:
+    """Users and items: checked, then factorised when they are chosen."""
+    try:
+        found = read_interactions(path)
+    except InputError as e:
+        st.error(views.plain(str(e).replace(path.name, label)))
+        return
+    offer(str(path), label, "")
+    st.success(f"{views.plain(label)}: {len(found):,} interactions of {len(found.users):,} users and "
+               f"{len(found.items):,} items.")  # fmt: skip
+    st.button("Use it now", on_click=_choose, args=(str(path),), key="use_interactions")
+
+
 def _copied(path: Path, target: Path) -> Path:
     if not target.exists():
         store.write_atomic(target, path.read_bytes())
@@ -94,12 +113,12 @@ def _choose(spec: str) -> None:
 
 
 def milvus() -> None:
-    """A collection: of the server or file that MILVUS_URI names, or of a file in the folder that may be read."""
+    """A collection: of the server or file that ESPALIER_MILVUS names, or of a file in the folder that may be read."""
     with st.expander("A Milvus collection", key="own_milvus"):
         uri = _uri()
         if not uri:
             st.markdown(
-                "Start Espalier with `MILVUS_URI` set to a Milvus Lite file (`./index.db`) or a server "
+                "Start Espalier with `ESPALIER_MILVUS` set to a Milvus Lite file (`./index.db`) or a server "
                 "(`http://localhost:19530`; its token in `MILVUS_TOKEN`, which is never shown), and its collections "
                 "stand here. An address typed here would be asked with your token, so none can be."
             )
@@ -120,8 +139,8 @@ def milvus() -> None:
 
 
 def _uri() -> str:
-    """What may be asked: MILVUS_URI, or a file inside the folder that was named at the start."""
-    named, root = os.environ.get("MILVUS_URI", ""), local_root()
+    """What may be asked: ESPALIER_MILVUS, or a file inside the folder that was named at the start."""
+    named, root = os.environ.get("ESPALIER_MILVUS", ""), local_root()
     if named or root is None:
         return named
     files = [str(p) for p in sorted(root.rglob("*.db"))[:50]]

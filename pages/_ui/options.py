@@ -104,7 +104,9 @@ def wish(bench: Bench, judge: int) -> tuple[str, float, str]:
 
 
 def measures(bench: Bench, judge: int) -> list[str]:
-    kind = bench.judges[judge].dataset.kind
+    kind, task = bench.judges[judge].dataset.kind, bench.judges[judge].task
+    if task is not None and task.hidden is not None:
+        return ["ndcg@10", "hit_rate@10", "recall@10", "recall@100", "mrr@10", "map@100"]
     return {"pairs": ["spearman"], "labels": ["accuracy", "knn@10"]}.get(
         kind, ["ndcg@10", "recall@10", "recall@100", "mrr@10", "map@100"]
     )

@@ -23,7 +23,8 @@ WISHES = {
     "speed": "faster encoding",
 }
 _KEEP: dict[str, Any] = {"bind": "query-params", "persist_state": "session"}
-_SUFFIXES = {".zip", ".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".npy", ".npz", ".vec", ".bin", ".safetensors"}
+_SUFFIXES = {".zip", ".csv", ".tsv", ".jsonl", ".parquet", ".txt", ".npy", ".npz", ".vec", ".bin", ".safetensors",
+             ".data", ".dat"}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ def share() -> None:
 def arrive() -> None:
     """A new session takes method, ratio and floor from the URL; what is no possible value is ignored."""
     state, url = st.session_state, st.query_params
+    if "routed" not in state:  # a page's own link, on a server that never ran app.py: Streamlit runs the page alone
+        st.switch_page("app.py")
     for key in _SHARED:
         if key not in state and key in url and (value := _read(key, url[key])) is not None:
             state[key] = value

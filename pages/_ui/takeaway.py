@@ -10,6 +10,7 @@ import streamlit as st
 
 from core import export, jobs, store
 from core.bench import Bench
+from core.encoders import VECTORS
 from core.jobs import Status
 from core.plan import Plan
 from core.registry import card, resolve
@@ -31,7 +32,7 @@ def command(choice: Choice, plan: Plan, out: str, form: str = "", draws: int | N
 def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
     resolved = resolve(plan, choice.seed)
     place = store.home() / "exports" / f"{resolved.slug}-{digest(bench.fingerprint)[:8]}"
-    argv = command(choice, resolved, str(place))
+    argv = command(choice, resolved, str(place), "vectors" if bench.model.architecture == VECTORS else "")
     status = running.look(argv)
     done = status is not None and status.state == "done" and (place / store.MANIFEST).exists()
     last = st.session_state.get("prepared")
@@ -59,7 +60,7 @@ def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
         help=(
             "Writes the pruned model, reopens it in a fresh process with plain "
             "SentenceTransformer, compares the vectors, and only then offers it. "
-            "About half a minute."
+            "About half a minute; vectors without a model take seconds."
         ),
     )
     _copies(resolved, choice)

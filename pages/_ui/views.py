@@ -10,10 +10,11 @@ import numpy as np
 import pandas as pd
 import streamlit as st
 
+from core import meter as meters
 from core import plots
 from core.bench import Bench
 from core.evaluate.cost import index_bytes
-from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, gigabytes, percent, sentence
+from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, percent, sentence
 from pages._ui import cache
 
 CHART = {
@@ -127,21 +128,7 @@ def _curve_table(found: Study, others: dict[str, Study], labels: dict[str, str],
 
 def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
     """What this kind of cut can give, before anything runs: measured or computed, never hoped."""
-    kept, full = found.plain.kept[index], found.units
-    share = kept / full
-    extra = 0 if kept == full else 4 * full * kept
-    size = bench.model.bytes
-    rows = [
-        ("vector", f"{4 * full:,} → {4 * kept:,} B", share),
-        (
-            "index",
-            f"{gigabytes(index_bytes(int(vectors), full))} → {gigabytes(index_bytes(int(vectors), kept))}",
-            share,
-        ),
-        ("model file", f"{size / 1e6:.1f} → {(size + extra) / 1e6:.1f} MB", (size + extra) / size),
-        ("encoding time", "1.00x (ideal 1.00x)", 1.0),
-    ]
-    bars(rows)
+    bars(meters.dimension_rows(bench.model, found.units, found.plain.kept[index], vectors))
 
 
 def bars(rows: Sequence[tuple[str, str, float]]) -> None:

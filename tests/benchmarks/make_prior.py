@@ -31,8 +31,8 @@ sys.path.insert(0, str(ROOT))
 
 from core.bench import PRIORS  # noqa: E402
 from core.encoders import EMBEDDED, ModelInfo, open_model  # noqa: E402
-from core.evaluate.ranking import unit  # noqa: E402
 from core.store import sha256, write_atomic  # noqa: E402
+from core.types import unit  # noqa: E402
 
 TOKENS = 128
 

@@ -15,9 +15,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from core.bench import Bench
 from core.compare import retention
 from core.data.interactions import Split, read_interactions, split
-from core.judging import measured
+from core.judging import measured, rank_rows
 from core.plan import Step
 from core.recommend import Tables, bench_of, factorise
 from core.recommend_loop import MAIN, MEASURES, chance, figures, popularity, prune_loop, quality, weak_items
@@ -27,7 +28,7 @@ from core.types import Measurement
 from tests.interactions_like import drawn, write_movielens
 
 SIZES = (8, 12, 16, 24, 32, 64, 128)
-SEEDS = (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 
 
 def run(data: Path) -> None:
@@ -95,9 +96,7 @@ def rows(parts: Split, tables: Tables) -> None:
             print(f"{name} ratio={ratio}: keeps {kept.ratio:.3f} [{kept.low:.3f}, {kept.high:.3f}] of nDCG@10")
 
 
-def bench_rows(bench, name: str, keep: int) -> Measurement:  # type: ignore[no-untyped-def]
-    from core.judging import rank_rows
-
+def bench_rows(bench: Bench, name: str, keep: int) -> Measurement:
     one = bench.judges[0]
     ranking = rank_rows(bench.index(one, card(name)), Step(name, (("keep", keep),)))
     return measured(one.without(select_rows(ranking, keep), one.documents.vectors))
