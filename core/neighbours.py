@@ -156,16 +156,15 @@ def _probed(z: Floats, asked: Ints, k: int, centres: Floats, lists: list[Ints], 
     distances = np.full((len(asked), width, k + 1), np.inf, np.float32)
     rows = np.full(distances.shape, -1, np.int64)
     by_list = np.argsort(near, axis=None, kind="stable")
-    for part, inside in zip(
-        np.split(by_list, np.cumsum(np.bincount(near.ravel(), minlength=len(lists)))[:-1]), lists, strict=True
-    ):
+    parts = np.split(by_list, np.cumsum(np.bincount(near.ravel(), minlength=len(lists)))[:-1])
+    for part, inside in zip(parts, lists, strict=True):
         if len(part) and len(inside):
             who, slot = np.divmod(part, width)
             most = min(k + 1, len(inside))
             distances[who, slot, :most], found = faiss.knn(z[asked[who]], z[inside], most)
             rows[who, slot, :most] = inside[found]
-    rows, distances = (v.reshape(len(asked), -1) for v in (rows, distances))
-    best = np.take_along_axis(rows, np.argpartition(distances, k, axis=1)[:, : k + 1], axis=1)
+    first = np.argpartition(distances.reshape(len(asked), -1), k, axis=1)[:, : k + 1]
+    best = np.take_along_axis(rows.reshape(len(asked), -1), first, axis=1)
     short = (best < 0).any(axis=1)
     if short.any():  # lists with too few rows
         best[short] = faiss.knn(z[asked[short]], z, k + 1)[1]

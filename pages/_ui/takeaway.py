@@ -16,6 +16,7 @@ from core.plan import Plan
 from core.registry import card, resolve
 from core.select import apply
 from core.types import digest
+from core.vector_bench import is_source
 from core.verdict import gigabytes, percent
 from pages._ui import cache
 from pages._ui import jobs as running
@@ -151,7 +152,9 @@ def _exact(report: dict[str, Any]) -> None:
 
 
 def _copies(plan: Plan, choice: Choice, place: str = "DIR") -> None:
-    copies(command(choice, plan, "pruned-model"), python(place), migrate=True)
+    alone = is_source(choice.data)
+    argv = command(choice, plan, "pruned-vectors" if alone else "pruned-model", "vectors" if alone else "")
+    copies(argv, export.vectors.SNIPPET if alone else python(place), migrate=not alone)
 
 
 def python(place: str) -> str:

@@ -1,6 +1,6 @@
 """Milvus: seconds of a push, twenty kills of one, and both collections searched side by side.
 
-    python -m tests.benchmarks.milvus [push] [kill] [search]
+    python -m tests.benchmarks.milvus [push] [kill] [search] [case]
 
 Everything runs on a Milvus Lite file in a temporary folder. The vectors are generated: clusters with a decaying
 spectrum, so that the first 96 dimensions are what an SVD cut keeps.
@@ -8,7 +8,11 @@ spectrum, so that the first 96 dimensions are what an SVD cut keeps.
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
+import signal
+import subprocess
 import sys
 import tempfile
 import time
@@ -18,6 +22,7 @@ from typing import Any
 
 import numpy as np
 
+from core.milvus_client import connect
 from core.milvus_push import Pushed, push
 from core.milvus_search import search_compare
 from core.stores import Batch, Location, collections, open_source, parse
@@ -124,7 +129,81 @@ def searches(folder: Path) -> None:
         print("|", " | ".join((*cells, f"{r['ratio']:.2f}", f"{r['bytes'] / 1e6:.1f}")), "|", flush=True)
 
 
-PARTS = {"push": pushes, "kill": kills, "search": searches}
+def case(folder: Path) -> None:
+    """50,000 × 384 to 96 dimensions and 80 % of the rows by the command line; its push killed at random moments."""
+    n, file = 50_000, str(folder / "case.db")
+    write(Location(file, "source"), np.arange(n), clustered(n, 384), alias="docs", index="FLAT")
+    plan = "dimensions/svd keep=96 | vectors/duplicates ratio=0.2"
+    argv = ["vectors", "prune", "--in", f"{file}#docs", "--plan", plan, "--out", f"{file}#small", "--limit", "2000"]
+    start = time.monotonic()
+    done, began = _command(folder, argv)
+    lasts = time.monotonic() - start - began
+    made = json.loads(done.stdout)["export"]
+    wanted = _content(f"{file}#{made['collection']}")
+    print(f"{n:,} × 384 -> {made['rows']:,} × 96 in {began + lasts:.0f} s, of which the push {lasts:.1f} s", flush=True)
+    assert len(wanted) == made["rows"] == n * 4 // 5
+    moments, died = np.random.default_rng(3).random(KILLS) * lasts, 0
+    for moment in moments:
+        _drop(file, made["collection"], made["alias"])
+        killed_now, _ = _command(folder, argv, kill_after=float(moment))
+        died += killed_now.returncode == -signal.SIGKILL
+        again_, _ = _command(folder, argv)
+        got = json.loads(again_.stdout)["export"]
+        assert (got["collection"], got["rows"]) == (made["collection"], made["rows"])
+        assert _content(f"{file}#{made['alias']}") == wanted
+        print(f"killed {moment:.1f} s into the push: after a re-run all {got['rows']:,} rows once", flush=True)
+    print(f"{died} of {KILLS} runs died in their push; every row exactly once, bit for bit, after each re-run")
+    answer, _ = _command(folder, ["vectors", "compare", "--in", f"{file}#docs", "--with", f"{file}#{made['alias']}",
+                                  "--projection", made["projection"], "--groups", made["groups"], "--rescore", "100",
+                                  "--index", "FLAT,HNSW"])  # fmt: skip
+    for r in json.loads(answer.stdout)["searches"]:
+        print(f"| {r['index']} | {r['search']} | {r['recall@10']:.3f} | {r['ms']:.1f} ms | {r['bytes'] / 1e6:.1f} MB |")
+
+
+def _command(folder: Path, argv: list[str], kill_after: float = -1.0) -> tuple[subprocess.CompletedProcess[str], float]:
+    """One command, and the seconds until its push began; killed so many seconds later where that is asked for."""
+    job, start = folder / "job", time.monotonic()
+    shutil.rmtree(job, ignore_errors=True)
+    job.mkdir()
+    child = subprocess.Popen(
+        [sys.executable, "-m", "core", *argv, "--json", "--job", str(job)], stdout=subprocess.PIPE, text=True,
+        env={**os.environ, "ESPALIER_HOME": str(folder / "home")},
+    )  # fmt: skip
+    while child.poll() is None and '"what": "writing small' not in _text(job / "progress.json"):
+        time.sleep(0.02)
+    began = time.monotonic() - start
+    if kill_after >= 0:
+        time.sleep(kill_after)
+        child.kill()
+    out, _ = child.communicate()
+    assert kill_after >= 0 or child.returncode == 0
+    return subprocess.CompletedProcess(argv, child.returncode, out), began
+
+
+def _text(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _content(spec: str) -> dict[str, bytes]:
+    """Id -> the bytes of its vector; an id that stands twice is a fault."""
+    found: dict[str, bytes] = {}
+    for batch in open_source(spec).batches():
+        for name, vector in zip(batch.ids, batch.vectors, strict=True):
+            assert name not in found
+            found[name] = vector.tobytes()
+    return found
+
+
+def _drop(file: str, collection: str, alias: str) -> None:
+    with connect(file) as client:
+        client.drop_alias(alias)
+        client.drop_collection(collection)
+
+
+PARTS = {"push": pushes, "kill": kills, "search": searches, "case": case}
 
 
 def run(data: Path | None = None) -> None:
