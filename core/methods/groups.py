@@ -139,8 +139,8 @@ class _Folding:
 
 
 @cache
-def _compiled() -> Any:
-    """The loop over edges, compiled once (numba keeps the machine code on disk)."""
+def _parts() -> Any:
+    """What the loop over edges is made of: a heap of edges, the survivor of a row, the likeness of two groups."""
     import numba
 
     @numba.njit(cache=True, nogil=True)
@@ -180,6 +180,16 @@ def _compiled() -> Any:
         for c in range(z.shape[1]):
             total += np.float64(sums[i, c]) * np.float64(z[j, c])
         return total
+
+    return before, sink, find, towards
+
+
+@cache
+def _compiled() -> Any:
+    """The loop over edges, compiled once (numba keeps the machine code on disk)."""
+    import numba
+
+    before, sink, find, towards = _parts()
 
     @numba.njit(cache=True, nogil=True)
     def step(  # type: ignore[no-untyped-def]

