@@ -10,6 +10,7 @@ import numpy as np
 from core.types import Ints, Texts
 
 PSEUDO = 5000  # texts that lend a title and a sentence as pseudo-queries; a sample by content where there are more
+ROWS = 20_000  # the same where whole vectors are ranked: every row of a usual corpus lends its own
 _PAIRS = 2000
 _BODY_WORDS = 80
 _SENTENCE = re.compile(r"(?<=[.!?])\s+")
@@ -33,10 +34,10 @@ def chosen(texts: Texts, most: int) -> list[int]:
     return sorted(by_hash[:most])
 
 
-def pseudo_queries(texts: Texts) -> tuple[list[str], Ints]:
+def pseudo_queries(texts: Texts, most: int = PSEUDO) -> tuple[list[str], Ints]:
     """Titles and one sentence of each text, with the row each came from: they stand in for real queries."""
     asked, owners = [], []
-    for i in chosen(texts, PSEUDO):
+    for i in chosen(texts, most):
         title = texts.titles[i] if texts.titles else ""
         for text in ([title] if len(title.split()) >= 2 else []) + [_sentence(texts.texts[i])]:
             asked.append(text)

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from core import data
-from core.asking import PSEUDO, chosen, pseudo_queries, title_body_pairs, titled
+from core.asking import PSEUDO, ROWS, chosen, pseudo_queries, title_body_pairs, titled
 from core.embedding import Role, embed
 from core.embedding import missing as count_missing
 from core.encoders import VECTORS, ModelInfo, open_model
@@ -129,23 +129,24 @@ class Bench:
     def index(self, judge: Judge, card: Card, progress: Progress = quiet) -> FitContext:
         """What a method that ranks whole vectors learns from: a judge's own index, but not the texts that ask there."""
         documents, texts = judge.documents.vectors, judge.dataset.documents
+        asking = set(judge.dataset.queries.ids) if judge.dataset.truth == "agreement" else set()
+        aside = np.array([i for i, name in enumerate(texts.ids) if name in asking], np.int64)
         context = FitContext(
             documents, np.zeros((0, documents.shape[1]), np.float32), np.zeros(0, np.int64),
-            metric=judge.documents.metric, progress=progress,
+            metric=judge.documents.metric, progress=progress, aside=aside,
         )  # fmt: skip
         if card.learns_from != "pseudo-queries":
             return context
-        asking = set(judge.dataset.queries.ids) if judge.dataset.truth == "agreement" else set()
-        lend = np.array([i for i, name in enumerate(texts.ids) if name not in asking], np.int64)
-        asked, owners = self._asked(texts.take(lend), documents[lend], progress)
+        lend = np.setdiff1d(np.arange(len(texts)), aside)
+        asked, owners = self._asked(texts.take(lend), documents[lend], progress, ROWS)
         return replace(context, pseudo_queries=asked, owners=lend[owners])
 
-    def _asked(self, texts: Texts, vectors: Floats, progress: Progress) -> tuple[Floats, Ints]:
+    def _asked(self, texts: Texts, vectors: Floats, progress: Progress, most: int = PSEUDO) -> tuple[Floats, Ints]:
         """Pseudo-queries (m, d) and the row each was taken from; without a model vectors stand in for queries."""
         if self.model.architecture == VECTORS:
             rows = np.asarray(chosen(texts, 2 * PSEUDO), np.int64)
             return vectors[rows], rows
-        asked, owners = pseudo_queries(texts)
+        asked, owners = pseudo_queries(texts, most)
         return embed(self.model, asked, "query", progress).vectors, owners
 
     def _pairs(self, progress: Progress) -> tuple[Floats, Floats] | None:

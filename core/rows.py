@@ -92,7 +92,11 @@ def _left(context: FitContext, rows: Rows) -> FitContext:
         return context
     place = np.full(len(context.documents) + 1, -1, np.int64)
     place[rows.kept] = np.arange(len(rows))
-    return replace(context, documents=np.ascontiguousarray(context.documents[rows.kept]), owners=place[context.owners])
+    aside = place[context.aside] if context.aside is not None else None
+    return replace(
+        context, documents=np.ascontiguousarray(context.documents[rows.kept]), owners=place[context.owners],
+        aside=None if aside is None else aside[aside >= 0],
+    )  # fmt: skip
 
 
 def folded(rows: Rows) -> Ints:

@@ -165,6 +165,7 @@ class FitContext:
     owners          (m,) the row of `documents` each pseudo-query was taken from (it never retrieves itself)
     pairs           (p, d) titles and (p, d) the bodies without them, or None where the texts have no titles
     pair_owners     (p,) the row of `documents` each pair was taken from
+    aside           of an index: the rows that are themselves what it is judged by, and so may not stand for queries
     """
 
     documents: Floats
@@ -175,12 +176,13 @@ class FitContext:
     prior: Prior | None = None
     progress: Progress = quiet
     pair_owners: Ints | None = None
+    aside: Ints | None = None
 
     @cached_property
     def fingerprint(self) -> str:
         prior = np.zeros(0) if self.prior is None else self.prior.second_moment
-        pairs = self.pairs or ()
-        return digest(self.documents, self.pseudo_queries, self.owners, *pairs, prior, self.metric)
+        more = (*(self.pairs or ()), *(() if self.aside is None else (self.aside,)))
+        return digest(self.documents, self.pseudo_queries, self.owners, *more, prior, self.metric)
 
     @property
     def dimension(self) -> int:

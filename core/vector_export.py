@@ -87,7 +87,7 @@ def all_rows(source: Source, bench: Bench, cut: Cutting, progress: Progress = qu
     judge = bench.judges[0]
     context = behind_cut(bench.index(judge, needed(steps), progress), cut.reduction)  # its queries are a sample's
     index = apply(cut.reduction, whole) if full else whole
-    context = replace(context, documents=index, owners=np.full(len(context.owners), -1))
+    context = replace(context, documents=index, owners=np.full(len(context.owners), -1), aside=None)
     return cut_rows(context, whole, steps)[0]
 
 

@@ -88,17 +88,27 @@ class Coverage(VectorMethod):
         slow=True,
     )
     k: int = option(100, "rows per pseudo-query that count; the others count as nothing", 2, 1000)
-    own: bool = choice(True, (True, False), "whether a text answers the pseudo-queries taken from it")
+    own: bool = choice(
+        True, (True, False), "whether a text answers the pseudo-queries taken from it, where every text lent one"
+    )
 
     def rank(self, context: FitContext) -> Ranking:
-        lists = _lists(context, self.k, self.own, self.card.name)
+        own, notes = self._own(context)
+        lists = _lists(context, self.k, own, self.card.name)
         chosen = _greedy(lists, context)
         rest = np.setdiff1d(np.arange(len(lists.first)), chosen)
         order = np.concatenate([chosen, rest[np.argsort(-lists.reach[rest], kind="stable")]])
         copies = np.setdiff1d(np.arange(len(lists.place)), lists.first)
         scores = np.empty(len(lists.place), np.float32)
         scores[np.concatenate([lists.first[order], copies])] = np.arange(len(scores), 0, -1)
-        return Ranking(self.card.name, scores)
+        return Ranking(self.card.name, scores, notes=notes)
+
+    def _own(self, context: FitContext) -> tuple[bool, tuple[str, ...]]:
+        """Own pseudo-queries count only where every row lent one: else those that did would be kept for it alone."""
+        lent, n = len(np.unique(context.owners[context.owners >= 0])), len(context.documents)
+        if not self.own or lent == n:
+            return self.own, ()
+        return False, (f"coverage: {lent:,} of {n:,} rows lent a query, so no row is counted for its own",)
 
 
 def _greedy(lists: _Lists, context: FitContext) -> Ints:
@@ -155,7 +165,8 @@ class Unretrieved(VectorMethod):
     k: int = option(100, "how deep a search looks", 1, 1000)
 
     def rank(self, context: FitContext) -> Ranking:
-        asking = np.sort(np.argsort(hashed(context.documents, 0), kind="stable")[:_ASKING])
+        free = _without(context)
+        asking = np.sort(free[np.argsort(hashed(context.documents[free], 0), kind="stable")[:_ASKING]])
         asked = replace(context, pseudo_queries=context.documents[asking], owners=asking)
         if not context.documents.any() and context.metric != "l2":
             return Ranking(self.card.name, np.zeros(len(context.documents), np.float32))
@@ -163,6 +174,13 @@ class Unretrieved(VectorMethod):
         weight = np.broadcast_to(1 / np.log2(np.arange(2, lists.rows.shape[1] + 2)), lists.rows.shape)
         counts = np.bincount(lists.rows.ravel(), weight.ravel(), len(lists.first))
         return Ranking(self.card.name, _in_turn(counts.astype(np.float64), lists.reach)[lists.place])
+
+
+def _without(context: FitContext) -> Ints:
+    """The rows that may ask; all of them where none would be left."""
+    rows = np.arange(len(context.documents))
+    free = np.setdiff1d(rows, context.aside) if context.aside is not None else rows
+    return free if len(free) else rows
 
 
 def _in_turn(first: NDArray[np.float64], then: Floats) -> Floats:
