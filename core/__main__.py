@@ -40,7 +40,15 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--split", default="test", help="which judgements of a BEIR folder (default: test)")
     parser.add_argument("--limit", type=int, metavar="N", help="a seeded sample of N documents, stated in the answer")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seed", type=_seed, default=0)
+
+
+def _seed(text: str) -> int:
+    """A whole number from 0 on."""
+    value = int(text)
+    if value < 0:
+        raise argparse.ArgumentTypeError(f"{text} is below 0; give 0 or a positive whole number")
+    return value
 
 
 FORMATS = ("sentence-transformers", "sentence-transformers-fp16", "onnx", "onnx-int8", "vectors")  # as in exporting.py
@@ -76,10 +84,11 @@ def _vectors(commands: Any) -> None:
     prune.add_argument("--alias", metavar="NAME", help="the Milvus alias that will name the new collection")
     prune.add_argument("--limit", type=int, metavar="N", help="fit and judge on a seeded sample of N rows")
     prune.add_argument("--rescore", type=int, default=0, metavar="N", help="two-stage figures: shortlist N, rescore")
-    prune.add_argument("--seed", type=int, default=0)
+    prune.add_argument("--seed", type=_seed, default=0)
     copy = _add(inner, "copy", "the same vectors in another format, bit for bit")
     copy.add_argument("--in", dest="source", required=True, metavar="FILE", help=where)
     copy.add_argument("--out", required=True, metavar="FILE", help="its suffix says the format")
+    copy.add_argument("--overwrite", action="store_true", help="replace a file of that name")
     copy.add_argument("--column", metavar="NAME", help="which Parquet column or array holds the vectors")
     pair = _add(inner, "compare", "two Milvus collections searched side by side: latency, recall, bytes")
     pair.add_argument("--in", dest="source", required=True, metavar="FULL", help="FILE.db#collection or http://...")
@@ -90,12 +99,14 @@ def _vectors(commands: Any) -> None:
     pair.add_argument("--index", default="", metavar="A,B", help="index types to try on copies, e.g. FLAT,HNSW")
     pair.add_argument("--rescore", type=int, default=0, metavar="N", help="two-stage search: shortlist N, rescore")
     pair.add_argument("--k", type=int, default=10)
-    pair.add_argument("--seed", type=int, default=0)
+    pair.add_argument("--seed", type=_seed, default=0)
     users = _add(inner, "recommend", "factorise interactions, remove dimensions round by round, write the best table")
     users.add_argument("--in", dest="source", required=True, metavar="FILE", help="u.data, or a CSV with user and item")
     users.add_argument("--dimensions", type=int, default=64, metavar="N", help="to begin with (default: 64)")
+    users.add_argument("--users", metavar="FILE", help="your own vectors of users, with ids, instead of factorising")
+    users.add_argument("--items", metavar="FILE", help="your own vectors of items, with ids")
     users.add_argument("--out", metavar="DIR", help="where users.parquet and items.parquet go")
-    users.add_argument("--seed", type=int, default=0)
+    users.add_argument("--seed", type=_seed, default=0)
     seen = _add(inner, "collections", "what a Milvus file or server holds")
     seen.add_argument("--in", dest="source", required=True, metavar="URI", help="FILE.db or http://host:19530")
 

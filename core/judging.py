@@ -94,6 +94,17 @@ def measured(judge: Judge) -> Measurement:
     return measure(judge, judge.documents.vectors, judge.queries.vectors, judge.documents.metric)
 
 
+def popularity(judge: Judge) -> Measurement | None:
+    """What recommending by popularity alone reaches: how often items are hidden as had already; None elsewhere."""
+    task = judge.task
+    if task is None or task.hidden is None:
+        return None
+    had = np.zeros((len(task.columns), 1), np.float32)
+    had[task.columns] = np.bincount(task.hidden[:, 1], minlength=len(task.columns)).astype(np.float32)[:, None]
+    asked = np.ones((len(judge.queries), 1), np.float32)
+    return Measurement(judge.name, retrieval.per_query(task, engine.ranks(task, asked, had, [1], "dot")[0]), "judged")
+
+
 def figures(m: Measurement) -> dict[str, float]:
     """The measures a person reads (a pair's raw score is none)."""
     return {k: v for k, v in m.means.items() if k != "score"}

@@ -19,7 +19,7 @@ from core.errors import PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
 from core.evaluate.judgements import Judgements
-from core.judging import compare, figures, measured, reduce
+from core.judging import compare, figures, measured, popularity, reduce
 from core.plan import Cut, Group, Plan, Step
 from core.rounds import settled
 from core.select import apply, select
@@ -259,6 +259,10 @@ def two_stage(
 def bench_notes(bench: Bench, fitted: bool = True) -> tuple[str, ...]:
     """What a reader of any figure of this bench must know; `fitted`: a dimension method learns a basis from it."""
     out = [f"{j.name}: {note}" for j in bench.judges for note in j.dataset.notes]
+    for judge in bench.judges:
+        if (floor := popularity(judge)) is not None:
+            own, base = measured(judge).means["ndcg@10"], floor.means["ndcg@10"]
+            out.append(f"{judge.name}: recommending by popularity alone has nDCG@10 {base:.3f}, this table {own:.3f}")
     out += [f"{j.name}: {_unjudged(j)}" for j in bench.judges if _unjudged(j)]
     if fitted and bench.small and bench.inside:
         out.append(

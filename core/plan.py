@@ -45,8 +45,8 @@ class Cut:
             raise PlanError(f"ratio={self.ratio} is outside [0, 1): the pruning ratio is the fraction removed")
         if self.keep is not None and not (isinstance(self.keep, int) and self.keep >= 1):
             raise PlanError(f"keep={self.keep} should be a whole number of units, 1 or more; write e.g. keep=128")
-        if self.threshold is not None and not math.isfinite(self.threshold):
-            raise PlanError(f"threshold={self.threshold} is no similarity: write e.g. threshold=0.98")
+        if self.threshold is not None and not self.threshold <= 1:
+            raise PlanError(f"threshold={self.threshold} is no similarity, which is 1 at most: write threshold=0.98")
 
     def count(self, units: int) -> int:
         """Units kept of `units`: max(1, floor(units * (1 - ratio) + 0.5)), or `keep` itself."""

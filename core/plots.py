@@ -95,8 +95,9 @@ def curves(
         xaxis={"title": {"text": f"pruning ratio, % of {found.name} removed"}, "range": [0, x[-1]], "zeroline": False},
         yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
                "zeroline": False},
-        legend={"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom", "bgcolor": "rgba(0,0,0,0)",
-                "traceorder": "reversed"},
+        legend={"bgcolor": "rgba(0,0,0,0)", "traceorder": "reversed"} | (
+            {"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom"} if ceiling is None
+            else {"orientation": "v", "x": 1.0, "xanchor": "right", "y": 0.93, "yanchor": "top"}),
         showlegend=True, margin={"l": 52, "r": 12, "t": 84, "b": 48},
     )  # fmt: skip
 

@@ -167,7 +167,8 @@ def judge(parts: Split, tables: Tables, part: str = "test") -> Judge:
     column, query = np.argsort(task.columns), np.full(len(mine.users), -1, np.int64)
     query[asking] = np.arange(len(asking))
     pairs = np.stack([query[mine.user[known]], column[mine.item[known]]], axis=1)
-    task = replace(task, hidden=pairs[pairs[:, 0] >= 0])
+    pairs = pairs[pairs[:, 0] >= 0]
+    task = replace(task, hidden=pairs[np.argsort(pairs[:, 0], kind="stable")])
     return Judge(dataset, Embeddings(tables.items, "dot"), Embeddings(tables.users[asking], "dot"), task)
 
 

@@ -25,7 +25,7 @@ from core.data.interactions import LEAST, Split, read_interactions, split
 from core.data.vector_files import open_writer
 from core.errors import InputError
 from core.judging import measure, measured
-from core.recommend import DIMENSIONS, Tables, factorise, judge, kept_tables
+from core.recommend import DIMENSIONS, Tables, factorise, judge, kept_tables, read_tables
 from core.types import Floats, Measurement, Metric, Progress, quiet
 
 MEASURES = ("hit_rate@10", "recall@10", "ndcg@10")
@@ -235,14 +235,20 @@ def _chosen(parts: Split, rounds: Sequence[Round]) -> Loop:
 
 
 def run(
-    path: Path, *, dimensions: int = DIMENSIONS, seed: int = 0, out: Path | None = None, progress: Progress = quiet
-) -> dict[str, Any]:
+    path: Path, *, dimensions: int = DIMENSIONS, seed: int = 0, out: Path | None = None,
+    given: tuple[Path, Path] | None = None, progress: Progress = quiet,
+) -> dict[str, Any]:  # fmt: skip
     """Read, split, factorise, prune; the answer as plain values. `out` gets users.parquet and items.parquet.
+
+    given   vector files of users and items, under their ids, to begin with instead of a factorisation
 
     Raises DataError for a file that cannot be read, InputError for options out of range or a folder not writeable.
     """
     parts = split(read_interactions(path, progress=progress), seed)
-    tables = kept_tables(parts, dimensions, seed=seed, progress=progress)
+    if given is not None:
+        tables = read_tables(parts, *given)
+    else:
+        tables = kept_tables(parts, dimensions, seed=seed, progress=progress)
     loop = prune_loop(parts, tables, floor=min(FLOOR, tables.dimension), progress=progress)
     mine, kept = parts.interactions, loop.retained(seed)
     weak = weak_items(parts, loop.tables)

@@ -40,7 +40,7 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
                 "p": found["p_value"],
                 "judged": "outside the fit" if measure in careful else "",
                 "random": chance.get("ratio"),
-                "bytes": report["after"]["cost"]["vector_bytes"],
+                "bytes": report["after"]["cost"]["vector_bytes"] * _left(report, data),
                 "neighbours": report["drift"].get("neighbour_overlap@10"),
                 "model_bytes": report["after"]["model"]["bytes"],
                 "speedup": report["speedup"]["measured"],
@@ -48,6 +48,12 @@ def row_of(report: dict[str, Any], measure: str) -> dict[str, Any] | None:
                 "path": (report.get("export") or {}).get("path"),
             }
     return None
+
+
+def _left(report: dict[str, Any], data: str) -> float:
+    """The share of vectors that stay: bytes are told for each vector that there was."""
+    rows = report.get("vectors", {}).get(data)
+    return float(rows["after"] / rows["before"]) if rows else 1.0
 
 
 def _label(plan: str) -> str:

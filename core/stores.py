@@ -94,6 +94,11 @@ class Source:
     dynamic: bool
     raw: Mapping[str, Any]
 
+    @property
+    def kinds(self) -> dict[str, str]:
+        """Each field's type, as Milvus names it."""
+        return {f["name"]: getattr(f["type"], "name", str(f["type"])) for f in self.raw["fields"]}
+
     def batches(self, size: int = 8192, progress: Progress = quiet) -> Iterator[Batch]:
         """Every row exactly once, in the order of the primary keys, `size` rows at most at a time.
 

@@ -27,6 +27,7 @@ from core.store import home
 from core.types import Dataset, Embeddings, Floats, Metric, Progress, Texts, digest, quiet, unit
 
 ASK = 500  # at most so many rows ask
+SMALL = 0.01  # length of vectors whose dot products are too small to be ranked
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -82,7 +83,18 @@ def read_source(
     zero = int((~vectors.any(axis=1)).sum())
     if zero and chosen == "cosine":
         notes = (*notes, f"vectors that are all zeros: {zero:,} (their cosine with anything is 0)")
+    _check_size(name, vectors, chosen)
     return Source(name, spec, ids, scaled(vectors, chosen), chosen, notes)
+
+
+def _check_size(name: str, vectors: Floats, metric: Metric) -> None:
+    """Scores are ranked to a millionth: dot products and distances that are smaller would all tie."""
+    size = float(np.sqrt(np.einsum("ij,ij->i", vectors, vectors, dtype=np.float64).mean())) if len(vectors) else 1.0
+    if metric != "cosine" and 0 < size < SMALL:
+        raise InputError(
+            f"{name}: vectors of a length of {size:.1e} have {metric} scores below what is told apart (1e-6). "
+            f"Multiply all of them, and the queries, by {10 ** -round(np.log10(size)):,}: the order stays the same"
+        )
 
 
 def _streamed(

@@ -7,10 +7,11 @@ sidecars beside a file           NAME.projection.npz, NAME.groups.json, NAME.cod
 from __future__ import annotations
 
 import json
+import math
 import os
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,12 +26,13 @@ from core.errors import Fault, InputError
 from core.export import vectors as forms
 from core.milvus_client import is_local
 from core.pipeline import Cutting
-from core.rows import cut_rows, everything, folded
+from core.plan import Step
+from core.rows import everything, folded
 from core.select import apply
 from core.store import home, sha256, write_atomic
-from core.thinning import behind_cut, needed
+from core.thinning import cut_judges
 from core.types import Floats, Progress, Reduction, Rows, digest, quiet
-from core.vector_bench import scaled
+from core.vector_bench import open_bench, scaled
 
 _SAMPLE = 256  # rows that are read again and compared
 _CODED = (".npy", ".parquet")
@@ -57,8 +59,17 @@ def check_out(spec: str, out: str, plan: Any) -> None:
         raise InputError(f"--out {path.name} has no suffix of a vector file: give one of {', '.join(SUFFIXES)}")
     if not stores.is_milvus(spec) and path.exists() and path.samefile(Path(spec).expanduser()):
         raise InputError(f"--out {out} is the file that is read: choose another one")
-    if path.exists() and not beside(path, "report.json").exists():
+    if path.exists() and not _ours(path):
         raise InputError(f"--out {out} is there already and is no export of ours: choose another name")
+
+
+def _ours(path: Path) -> bool:
+    """Whether a file is what the report beside it says that we wrote, or were writing when we were stopped."""
+    try:
+        done = json.loads(beside(path, "report.json").read_text(encoding="utf-8"))["export"]
+        return bool(done["path"] == str(path) and done["sha256"] in (None, sha256(path)))
+    except (OSError, ValueError, KeyError, TypeError):
+        return False
 
 
 def beside(path: Path, what: str) -> Path:
@@ -66,40 +77,33 @@ def beside(path: Path, what: str) -> Path:
     return path.with_name(f"{path.stem}.{what}")
 
 
-def all_rows(source: Source, bench: Bench, cut: Cutting, progress: Progress = quiet) -> Rows:
-    """Which rows of the whole source stay. Where only a sample was judged, the plan's vector steps are done again.
-
-    They need the rows in memory, behind the dimension cut. Raises InputError where there is not that much.
-    """
-    steps = registry.parts(cut.resolved).vectors
+def all_rows(
+    spec: str, source: Source, bench: Bench, cut: Cutting, steps: Sequence[Step], *, queries: Path | None = None,
+    column: str | None = None, progress: Progress = quiet,
+) -> Rows:  # fmt: skip
+    """Which rows of the whole source stay. Where only a sample was judged, the plan's vector steps are done on all."""
     if not steps:
         return everything(source.rows)
     if len(bench.judges[0].documents) == source.rows:
         return cut.rows[0]
-    full = any(registry.card(s.name).merges for s in steps)
-    width = source.dimension if full else cut.reduction.size
-    _check_memory(4 * source.rows * width * 3, source.rows, width)
-    parts = []
-    for batch in source.batches(progress=progress):
-        x = scaled(batch.vectors, bench.model.metric)
-        parts.append(x if full else apply(cut.reduction, x))
-    whole = np.concatenate(parts)
-    judge = bench.judges[0]
-    context = behind_cut(bench.index(judge, needed(steps), progress), cut.reduction)  # its queries are a sample's
-    index = apply(cut.reduction, whole) if full else whole
-    context = replace(context, documents=index, owners=np.full(len(context.owners), -1), aside=None)
-    return cut_rows(context, whole, steps)[0]
+    check_memory(source)
+    whole = open_bench(
+        [spec], queries=queries, metric=bench.model.metric, seed=bench.seed, column=column, progress=progress
+    )
+    return cut_judges(whole, cut.reduction, steps, progress)[0][0]
 
 
-def _check_memory(bytes_: int, rows: int, width: int) -> None:
+def check_memory(source: Source) -> None:
+    """Raise InputError where the rows, which are ranked in memory, do not fit into it."""
+    needed = 3 * 4 * source.rows * source.dimension
     try:
         there = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     except (ValueError, OSError):
         return
-    if bytes_ > there:
+    if needed > there:
         raise InputError(
-            f"ranking {rows:,} vectors of {width} dimensions takes {bytes_ / 1e9:.1f} GB, {there / 1e9:.1f} are free: "
-            "cut dimensions first in the plan, or prune parts of the file"
+            f"ranking {source.rows:,} vectors of {source.dimension} dimensions takes {needed / 1e9:.1f} GB, "
+            f"{there / 1e9:.1f} GB are free: cut dimensions into a file first, then its rows"
         )
 
 
@@ -111,6 +115,7 @@ class _Stream:
     rows: Rows
     cut: Cutting
     metric: Any
+    ids: tuple[str, ...]
     progress: Progress
 
     def __post_init__(self) -> None:
@@ -122,6 +127,8 @@ class _Stream:
         stays[self.rows.kept] = True
         start = done = 0
         for batch in self.source.batches(progress=self.progress):
+            if len(self.ids) == len(stays) and self.ids[start : start + len(batch.ids)] != batch.ids:
+                raise InputError("the source has changed since it was judged: stop what writes to it and try again")
             mine = np.flatnonzero(stays[start : start + len(batch.ids)])
             start += len(batch.ids)
             if not len(mine):
@@ -160,8 +167,8 @@ def write(
     dtype: Any = "float32", progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
     """Write what stays, read it again and compare. Raises Fault where it differs; the old file or alias then stays."""
-    stream = _Stream(source, rows, cut, bench.model.metric, progress)
     ids = bench.judges[0].dataset.documents.ids
+    stream = _Stream(source, rows, cut, bench.model.metric, ids, progress)
     every = ids if len(ids) == source.rows or not len(folded(rows)) else _ids(source)
     if stores.is_milvus(out):
         done = _to_milvus(spec, stream, bench, cut, out, alias, progress)
@@ -187,23 +194,48 @@ def _ids(source: Source) -> tuple[str, ...]:
 
 
 def _vectors(stream: _Stream, cut: Cutting, path: Path, dtype: Any, progress: Progress) -> dict[str, Any]:
-    like = stream.source if isinstance(stream.source, VectorFile) else None
-    with open_writer(
-        path, dimension=cut.reduction.size, id_type=stream.source.id_type, dtype=dtype, like=like
-    ) as writer:
+    source = stream.source
+    like = source if isinstance(source, VectorFile) else None
+    with open_writer(path, dimension=cut.reduction.size, id_type=source.id_type, dtype=dtype, like=like) as writer:
         for ids, small, more in stream:
-            writer.add(ids, small, None if isinstance(more, list) else more)
+            writer.add(ids, small, columns(source, more))
         said = writer.notes
     found, worst, left = 0, 0.0, dict(stream.sample)
     for batch in open_vectors(path).batches(progress=progress):
         found += len(batch.ids)
         for i, name in enumerate(batch.ids):
             if name in left:
-                worst = max(worst, float(np.abs(batch.vectors[i] - left.pop(name)).max()))
-    allowed = 0.0 if dtype == "float32" else 1e-2
-    if found != len(stream.rows) or left or not worst <= allowed:
-        raise Fault(f"{path.name} read again holds {found:,} of {len(stream.rows):,} rows, differing by {worst:.1e}")
-    return {"read_again": len(stream.sample), "max_difference": worst, "notes": list(said)}
+                wanted = left.pop(name).astype(dtype).astype(np.float32)
+                worst = max(worst, float(np.abs(batch.vectors[i] - wanted).max()))
+    if found != len(stream.rows) or left or worst:
+        path.unlink()
+        raise Fault(f"{path.name} read again held {found:,} of {len(stream.rows):,} rows, differing by {worst:.1e}")
+    half = ("figures are of 32-bit floats; the file holds 16-bit ones",) if dtype == "float16" else ()
+    return {"read_again": len(stream.sample), "max_difference": worst, "notes": [*said, *half]}
+
+
+def columns(source: Source, more: Any) -> Any:
+    """Other fields as Arrow columns: a file's own as they came, a collection's by the types of its schema."""
+    if not isinstance(source, stores.Source):
+        return more
+    import pyarrow as pa
+
+    kinds = {"VARCHAR": pa.string(), "BOOL": pa.bool_(), "INT8": pa.int64(), "INT16": pa.int64(), "INT32": pa.int64(),
+             "INT64": pa.int64(), "FLOAT": pa.float64(), "DOUBLE": pa.float64()}  # fmt: skip
+    out = {n: _column([row.get(n) for row in more], kinds.get(source.kinds[n])) for n in source.fields}
+    if source.dynamic:
+        out["$meta"] = _column([{k: v for k, v in row.items() if k not in source.fields} for row in more], None)
+    return pa.table(out)
+
+
+def _column(values: list[Any], kind: Any) -> Any:
+    """Arrow cells of a type; what has none stands as JSON."""
+    import pyarrow as pa
+
+    if kind is not None:
+        return pa.array(values, kind)
+    texts = [None if v is None else json.dumps(v, ensure_ascii=False, default=str) for v in values]
+    return pa.array(texts, pa.string())
 
 
 def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
@@ -229,6 +261,9 @@ def _sidecars(path: Path, cut: Cutting, rows: Rows, ids: tuple[str, ...]) -> dic
     """What queries must be multiplied with, what a hit stands for, how codes are read: only what there is to say."""
     out: dict[str, str] = {}
 
+    for name in ("projection.npz", "groups.json", "codebook.npz", "reader.py"):
+        beside(path, name).unlink(missing_ok=True)  # of an earlier plan
+
     def put(key: str, name: str, data: bytes) -> None:
         write_atomic(beside(path, name), data)
         out[key] = str(beside(path, name))
@@ -251,7 +286,9 @@ def _to_milvus(
     from core.milvus_push import push
 
     source = stream.source
-    fingerprint = digest(bench.model.fingerprint, spec, str(source.rows), str(cut.resolved))
+    arrays = (*_arrays(cut.reduction), stream.rows.kept, stream.rows.stands)
+    merged = () if stream.rows.vectors is None else (stream.rows.vectors,)
+    fingerprint = digest(bench.model.fingerprint, spec, str(source.rows), str(cut.resolved), *arrays, *merged)
     target = stores.parse(out)
     index = "FLAT" if is_local(target.uri) else "AUTOINDEX"  # a local file is built nine times as fast so
     batches = (stores.Batch(ids, small, _payload(more, len(ids))) for ids, small, more in stream)
@@ -267,8 +304,25 @@ def _to_milvus(
     return about | said
 
 
+def _arrays(reduction: Reduction) -> list[NDArray[Any]]:
+    """What decides a dimension cut: another fit, another collection."""
+    return [a for a in (reduction.kept, reduction.basis, reduction.query_basis, reduction.mean) if a is not None]
+
+
 def _payload(more: Any, count: int) -> list[dict[str, Any]]:
-    """Other columns as Milvus's dynamic fields."""
+    """Other columns as Milvus's dynamic fields; what JSON has not stands as text, NaN as nothing."""
     if more is None:
         return [{} for _ in range(count)]
-    return list(more) if isinstance(more, list) else list(more.to_pylist())
+    return (
+        list(more) if isinstance(more, list) else [{k: _plain(v) for k, v in row.items()} for row in more.to_pylist()]
+    )
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, dict):
+        return {str(k): _plain(v) for k, v in value.items()}
+    if isinstance(value, list):
+        return [_plain(v) for v in value]
+    return value if value is None or isinstance(value, str | int | float) else str(value)

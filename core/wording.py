@@ -15,6 +15,10 @@ def words(command: str, answer: dict[str, Any]) -> str:
         return "\n".join(_quality(answer["quality"]))
     if command in ("prune", "run") or (command == "vectors" and "retention" in answer):
         return "\n".join(_verdict(answer))
+    if command == "vectors" and "rounds" in answer:
+        return "\n".join(_rounds(answer))
+    if command == "vectors" and "searches" in answer:
+        return "\n".join(_searches(answer))
     if command == "sweep":
         return "\n".join(_points(answer))
     if command == "sensitivity":
@@ -54,6 +58,30 @@ def _verdict(answer: dict[str, Any]) -> list[str]:
         lines.append(f"{d:20} {rows['before']:,} -> {rows['after']:,} vectors{folded}{found}")
     if answer["export"]:
         lines.append(f"written to {answer['export']['path']}, {answer['export']['bytes'] / 1e6:.1f} MB")
+    return lines + [f"note: {n}" for n in answer["notes"]]
+
+
+def _rounds(answer: dict[str, Any]) -> list[str]:
+    """The loop of a recommender: validation round by round, then test, once."""
+    lines = [f"{r['dimensions']:4} dimensions  validation nDCG@10 {_number(r['ndcg@10'])}" for r in answer["rounds"]]
+    test = answer["test"]
+    before, after = test["before"], test["after"]
+    lines.append(answer["why"])
+    lines.append(
+        f"test nDCG@10 {_number(before['ndcg@10'])} at {before['dimensions']} -> {_number(after['ndcg@10'])} at "
+        f"{after['dimensions']} dimensions; by cosine {_number(test['by cosine']['ndcg@10'])}; popularity alone "
+        f"{_number(test['popularity']['ndcg@10'])}"
+    )
+    return [*lines, *(f"written: {f}" for f in answer.get("files", [])), *(f"note: {n}" for n in answer["notes"])]
+
+
+def _searches(answer: dict[str, Any]) -> list[str]:
+    """Two collections side by side, a line a search."""
+    lines = []
+    for r in answer["searches"]:
+        recall = next(v for k, v in r.items() if k.startswith("recall@"))
+        what = f"{r['search']:20} {r['index']:10} {r['rows']:>10,} x {r['dimension']:<5}"
+        lines.append(f"{what} recall {_number(recall, 3)}  {r['ms']:8.2f} ms  {r['bytes'] / 1e6:8.1f} MB")
     return lines + [f"note: {n}" for n in answer["notes"]]
 
 

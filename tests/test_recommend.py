@@ -15,12 +15,16 @@ import pytest
 import pytrec_eval
 from numpy.typing import NDArray
 
+from core import judging
+from core.__main__ import main
+from core.bench import prepare, sampled
 from core.compare import retention
-from core.data.interactions import PARTS, Interactions, Split, split
+from core.data.interactions import PARTS, Interactions, Split, read_interactions, split
 from core.data.vector_files import open_writer, read_vectors
 from core.errors import Cancelled, DataError, InputError
 from core.judging import measured, rank_rows
-from core.plan import Step
+from core.pipeline import bench_notes, judge_cut
+from core.plan import Step, parse
 from core.recommend import Tables, bench, bench_of, factorise, judge, kept_tables, read_tables, training_matrix
 from core.recommend_loop import (
     MAIN,
@@ -362,3 +366,48 @@ def test_own_tables_are_matched_by_id(tmp_path: Path) -> None:
         out.add(mine.items, tables.items[:, :4])
     with pytest.raises(DataError, match=r"narrow.parquet: 4 dimensions where users.parquet has 8"):
         read_tables(parts, users, items)
+
+
+def test_the_command_takes_the_users_own_tables_and_says_the_floor(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_movielens(tmp_path / "u.data", *drawn(users=150, items=120))
+    argv = ["vectors", "recommend", "--in", str(tmp_path / "u.data"), "--json"]
+    assert main([*argv, "--dimensions", "24", "--out", str(tmp_path / "made")]) == 0
+    first = json.loads(capsys.readouterr().out)
+    assert first["chosen"] <= 24
+    own = ["--users", str(tmp_path / "made" / "users.parquet"), "--items", str(tmp_path / "made" / "items.parquet")]
+    assert main([*argv, *own]) == 0
+    again = json.loads(capsys.readouterr().out)
+    assert again["test"]["before"]["ndcg@10"] == pytest.approx(first["test"]["after"]["ndcg@10"], abs=1e-6)
+    assert main([*argv, *own[:2]]) == 2
+    assert "--items" in capsys.readouterr().err
+    made = prepare("", [str(tmp_path / "u.data")])
+    floor = judging.popularity(made.judges[0])
+    assert floor is not None
+    wanted = popularity(split(read_interactions(tmp_path / "u.data"), 0))
+    assert floor.means == pytest.approx(wanted.means, abs=0.05)  # of the judged users' training alone
+    assert any("popularity alone" in n for n in bench_notes(made))
+    with pytest.raises(InputError, match="interactions"):
+        prepare("", [str(tmp_path / "u.data")], metric="cosine")
+
+
+def test_rows_dimensions_and_bits_of_an_item_table_are_judged_by_its_users(tmp_path: Path) -> None:
+    write_movielens(tmp_path / "u.data", *drawn(users=150, items=120))
+    own = prepare("", [str(tmp_path / "u.data")])
+    cut = judge_cut(own, parse("dimensions/svd keep=48 | vectors/norm ratio=0.2 | quantize/int8"), draws=1)
+    left = cut.left[0]
+    assert left.task is not None
+    assert left.task.hidden is not None
+    assert 0.4 < cut.retention[own.judges[0].name]["hit_rate@10"].ratio <= 1.3
+    small = sampled(own.judges[0], queries=40, documents=60)
+    assert small.task is not None
+    assert small.task.hidden is not None
+    ids = small.dataset.documents.ids
+    for q, name in enumerate(small.query_texts.ids):
+        shown = {ids[int(small.task.columns[c])] for c in small.task.never(q)}
+        there = own.judges[0]
+        assert there.task is not None
+        row = there.query_texts.ids.index(name)
+        full = {there.dataset.documents.ids[int(there.task.columns[c])] for c in there.task.never(row)}
+        assert shown == full & set(ids)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import datetime
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -217,12 +219,117 @@ def test_a_sample_is_judged_and_the_whole_file_is_written(
     assert (one.vectors == two.vectors).all()
 
 
+def test_a_count_of_rows_is_a_share_of_the_sample(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    answer = run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--plan", "vectors/coverage keep=100",
+                 "--limit", "200", "--out", tmp_path / "few.npy")  # fmt: skip
+    assert answer["vectors"]["index"]["after"] == 50  # a quarter, as of the whole
+    assert answer["export"]["rows"] == 100
+    assert "vectors/coverage keep=100" in answer["plan"]
+    assert any("ranked anew" in n for n in answer["notes"])
+
+
+def test_a_second_plan_leaves_nothing_of_the_first_beside_its_file(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    files = ["--in", folder / "index.npy", "--out", tmp_path / "o.parquet"]
+    run(capsys, "vectors", "prune", *files, "--plan", "dimensions/svd keep=8 | vectors/duplicates ratio=0.5")
+    assert {p.name for p in tmp_path.iterdir()} == {"o.parquet", "o.projection.npz", "o.groups.json", "o.report.json"}
+    run(capsys, "vectors", "prune", *files, "--plan", "vectors/norm ratio=0.5")
+    assert {p.name for p in tmp_path.iterdir()} == {"o.parquet", "o.report.json"}
+    mine = tmp_path / "o.parquet"
+    pq.write_table(pa.table({"a": [1]}), mine)  # somebody else's file by now
+    before = mine.read_bytes()
+    run(capsys, "vectors", "prune", *files, "--plan", "vectors/norm ratio=0.5", code=2)
+    run(capsys, "vectors", "copy", "--in", folder / "index.npy", "--out", mine, code=2)
+    assert mine.read_bytes() == before
+    run(capsys, "vectors", "copy", "--in", folder / "index.npy", "--out", mine, "--overwrite")
+    assert len(read_vectors(mine).ids) == N
+
+
+def test_half_precision_is_what_was_asked_for(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = 1000 * documents_like_text(60, 8)
+    np.save(tmp_path / "large.npy", x)
+    answer = run(capsys, "vectors", "prune", "--in", tmp_path / "large.npy", "--metric", "dot", "--dtype", "float16",
+                 "--plan", "vectors/norm keep=30", "--out", tmp_path / "half.npy")  # fmt: skip
+    got = np.load(tmp_path / "half.npy")
+    rows = [int(i) for i in read_vectors(tmp_path / "half.npy").ids]
+    assert got.dtype == np.float16
+    assert (got == x[rows].astype(np.float16)).all()
+    assert any("16-bit" in n for n in answer["notes"])
+
+
+def test_vectors_too_small_to_be_told_apart_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    np.save(tmp_path / "small.npy", 1e-4 * documents_like_text(60, 8))
+    plan = ["--in", tmp_path / "small.npy", "--plan", "dimensions/svd keep=4"]
+    said = run(capsys, "vectors", "prune", *plan, "--metric", "dot", code=2)["error"]
+    assert "10,000" in said
+    run(capsys, "vectors", "prune", *plan)
+
+
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
+@pytest.mark.parametrize("name", [*registry.names("dimensions"), *registry.names("quantize")])
+def test_every_method_works_on_vectors_or_says_why_not(folder: Path, name: str, metric: Metric) -> None:
+    bench = prepare("", [str(folder / "index.npy")], metric=metric)
+    few = " steps=20" if "steps" in registry.find(name).__dataclass_fields__ else ""
+    cut = " keep=12" if registry.card(name).cuts else " bytes=12" if name.endswith("waterfill") else ""
+    if name == "dimensions/contrastive":
+        with pytest.raises(InputError, match="title"):
+            pipeline.judge_cut(bench, parse(f"{name}{cut}{few}"), spread=False)
+        return
+    found = pipeline.judge_cut(bench, parse(f"{name}{cut}{few}"), spread=False)
+    ratio = found.retention["index"]["ndcg@10"].ratio
+    assert 0.02 < ratio < 1.05
+
+
 def test_nothing_cut_is_the_same_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run(capsys, "vectors", "prune", "--in", folder / "index.npy", "--plan", "dimensions/svd ratio=0",
         "--out", tmp_path / "same.npy")  # fmt: skip
     assert (tmp_path / "same.npy").read_bytes() == (folder / "index.npy").read_bytes()
     run(capsys, "vectors", "copy", "--in", folder / "payload.parquet", "--out", tmp_path / "copy.parquet")
     assert pq.read_table(tmp_path / "copy.parquet").equals(pq.read_table(folder / "payload.parquet"))
+
+
+def test_other_fields_go_into_milvus_and_out_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    x = documents_like_text(120, 8)
+    when = datetime.datetime(2026, 11, 21, 12, 30)
+    table = pa.table({
+        "id": [f"w{i}" for i in range(120)], "title": [f"t{i}" for i in range(120)],
+        "price": [math.nan if i % 7 == 0 else i / 4 for i in range(120)], "when": [when] * 120,
+        "embedding": pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8),
+    })  # fmt: skip
+    pq.write_table(table, tmp_path / "in.parquet")
+    target = f"{tmp_path / 'store.db'}#docs"
+    plan = "dimensions/svd keep=4 | vectors/duplicates ratio=0.25"
+    done = run(capsys, "vectors", "prune", "--in", tmp_path / "in.parquet", "--plan", plan, "--out", target)["export"]
+    assert (done["rows"], done["alias"]) == (90, "docs_pruned")
+    assert Path(done["projection"]).is_file()
+    again = run(capsys, "vectors", "prune", "--in", tmp_path / "in.parquet", "--plan", plan, "--out", target)["export"]
+    assert (again["collection"], again["written"]) == (done["collection"], 0)
+    other = run(capsys, "vectors", "prune", "--in", tmp_path / "in.parquet", "--plan", plan, "--seed", "1",
+                "--out", target)["export"]  # fmt: skip
+    assert other["rows"] == 90  # held-out rows ask, so another seed fits another projection: a collection of its own
+    assert (other["collection"] == done["collection"]) == (Path(other["projection"]) == Path(done["projection"]))
+    listed = run(capsys, "vectors", "collections", "--in", tmp_path / "store.db")["collections"]
+    assert {c["rows"] for c in listed} == {90}
+    source = f"{tmp_path / 'store.db'}#{done['collection']}"
+    run(capsys, "vectors", "copy", "--in", source, "--out", tmp_path / "out.parquet")
+    got = pq.read_table(tmp_path / "out.parquet").to_pylist()
+    assert len(got) == 90
+    for row in got:
+        i = int(row["id"][1:])
+        more = json.loads(row["$meta"])
+        assert more["title"] == f"t{i}"
+        assert more["price"] == (None if i % 7 == 0 else i / 4)
+        assert more["when"].startswith("2026-11-21")
+    groups = json.loads(Path(done["groups"]).read_text(encoding="utf-8"))
+    every = [r["id"] for r in got] + [g for rest in groups.values() for g in rest]
+    assert sorted(every) == sorted(table["id"].to_pylist())
+    found = run(capsys, "vectors", "compare", "--in", source, "--with", source, "--k", "5")["searches"]
+    assert [r["recall@5"] for r in found] == [1.0, 1.0]
+    for bad in (["--projection", tmp_path / "in.parquet"], ["--groups", tmp_path / "none.json"]):
+        run(capsys, "vectors", "compare", "--in", source, "--with", source, *bad, code=2)
 
 
 def test_the_same_plan_by_both_commands(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -254,6 +361,11 @@ def test_bad_input_is_one_line(folder: Path, tmp_path: Path, capsys: pytest.Capt
         ["--in", index, "--plan", "dimensions/svd keep=4", "--queries", tmp_path / "wide.npy"],
         ["--in", tmp_path / "nan.npy", "--plan", "dimensions/svd keep=1"],
         ["--in", index, "--plan", "dimensions/svd keep=4", "--judge", folder / "asked.npy"],
+        ["--in", index, "--plan", "vectors/duplicates threshold=1.5"],
+        ["--in", index, "--plan", "vectors/norm ratio=0.5", "--limit", "0"],
+        ["--in", index, "--plan", "vectors/norm ratio=0.5", "--rescore", "-3"],
+        ["--in", index, "--plan", "vectors/norm ratio=0.5", "--seed", "-1"],
+        ["--in", index, "--plan", "quantize/int8", "--dtype", "float16", "--out", tmp_path / "x.npy"],
     ):
         run(capsys, "vectors", "prune", *argv, code=2)
     run(capsys, "prune", "--data", index, "--plan", "dimensions/svd keep=4", "--out", tmp_path / "o", code=2)

@@ -102,6 +102,8 @@ def _beside(path: Path, rows: int) -> tuple[Sequence[str] | None, IdType]:
         return None, "row"
     if found.suffix == ".json":
         ids, kind = _names(found, found.read_bytes(), "it")
+        if len(ids) != rows and len(list(path.parent.glob("*.npy"))) > 1:
+            return None, "row"  # those of another .npy in this folder
     else:
         ids, kind = [_line(found, number, line) for number, line in enumerate(lines(found), 1)], "string"
     _counted(path, ids, rows, found.name)

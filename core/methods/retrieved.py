@@ -93,6 +93,8 @@ class Coverage(VectorMethod):
     )
 
     def rank(self, context: FitContext) -> Ranking:
+        if len(context.documents) == 1 or not context.documents.any():  # there is nothing to tell apart
+            return Ranking(self.card.name, np.zeros(len(context.documents), np.float32))
         own, notes = self._own(context)
         lists = _lists(context, self.k, own, self.card.name)
         chosen = _greedy(lists, context)

@@ -150,7 +150,7 @@ def _uri() -> str:
 def _fetched(spec: str, name: str, metric: str, rows: int) -> None:
     """Read the collection into a file of our own, as a run with progress and cancel; then offer it."""
     path = store.home() / "collections" / digest(spec, str(rows)) / "vectors.parquet"
-    argv = ["vectors", "copy", "--in", spec, "--out", str(path)]
+    argv = ["vectors", "copy", "--in", spec, "--out", str(path), "--overwrite"]
     status = jobs.look(argv)
     if status is not None and status.state == "running":
         jobs.follow(status)

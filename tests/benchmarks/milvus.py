@@ -134,7 +134,7 @@ def case(folder: Path) -> None:
     n, file = 50_000, str(folder / "case.db")
     write(Location(file, "source"), np.arange(n), clustered(n, 384), alias="docs", index="FLAT")
     plan = "dimensions/svd keep=96 | vectors/duplicates ratio=0.2"
-    argv = ["vectors", "prune", "--in", f"{file}#docs", "--plan", plan, "--out", f"{file}#small", "--limit", "2000"]
+    argv = ["vectors", "prune", "--in", f"{file}#docs", "--plan", plan, "--out", f"{file}#small"]
     start = time.monotonic()
     done, began = _command(folder, argv)
     lasts = time.monotonic() - start - began
