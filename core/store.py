@@ -40,7 +40,8 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(f, "sha256").hexdigest()
 
 
-def _sync(path: Path) -> None:
+def sync(path: Path) -> None:
+    """Have the disk hold what was written to a file or folder."""
     fd = os.open(path, os.O_RDONLY)
     try:
         os.fsync(fd)
@@ -48,7 +49,7 @@ def _sync(path: Path) -> None:
         os.close(fd)
 
 
-def _unfinished(path: Path, kind: str) -> Path:
+def unfinished(path: Path, kind: str) -> Path:
     """A hidden name beside `path` that says whose it is, so that `sweep_partials` knows whether its maker lives."""
     return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
 
@@ -57,7 +58,7 @@ def write_atomic(path: Path, data: bytes) -> None:
     """Write a file so that a reader sees the old bytes or the new ones, never a part."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _unfinished(path, "tmp")
+        temporary = unfinished(path, "tmp")
         try:
             with temporary.open("wb") as f:
                 f.write(data)
@@ -66,7 +67,7 @@ def write_atomic(path: Path, data: bytes) -> None:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
-        _sync(path.parent)
+        sync(path.parent)
     except OSError as e:
         raise InputError(f"cannot write {path}: {e.strerror}. Free space or choose a folder you may write to.") from e
 
@@ -81,7 +82,7 @@ def new_folder(target: Path) -> Iterator[Path]:
     target = target.resolve()
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _unfinished(target, "tmp")
+        temporary = unfinished(target, "tmp")
         temporary.mkdir()
     except OSError as e:
         raise InputError(f"cannot write to {target.parent}: {e.strerror}. Choose another folder with --out.") from e
@@ -91,9 +92,9 @@ def new_folder(target: Path) -> Iterator[Path]:
         hashes = {p.relative_to(temporary).as_posix(): sha256(p) for p in files}
         (temporary / MANIFEST).write_text(json.dumps({"version": 1, "files": hashes}, indent=1), encoding="utf-8")
         for p in temporary.rglob("*"):
-            _sync(p)
-        _sync(temporary)
-        old = _unfinished(target, "old")
+            sync(p)
+        sync(temporary)
+        old = unfinished(target, "old")
         if target.exists():
             target.rename(old)
         try:
@@ -102,7 +103,7 @@ def new_folder(target: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(target)
             raise
-        _sync(target.parent)
+        sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
         raise InputError(f"cannot write {target}: {e.strerror}. Free space or choose another folder.") from e

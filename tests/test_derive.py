@@ -57,7 +57,7 @@ def _one_thread() -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hundreds of small folders, none of which has to outlive the machine."""
-    monkeypatch.setattr(store, "_sync", lambda path: None)
+    monkeypatch.setattr(store, "sync", lambda path: None)
 
 
 @pytest.fixture(scope="session")
@@ -495,7 +495,7 @@ from core.embedding import load
 from tests.test_derive import FIT, steps
 model = open_model(sys.argv[1])
 load(model.path)
-places = {"cut": (derive, "perform"), "written": (folders, "check_config"), "listed": (store, "_sync")}
+places = {"cut": (derive, "perform"), "written": (folders, "check_config"), "listed": (store, "sync")}
 for name, (module, function) in places.items():
     if os.fork() == 0:
         def kill(*_, **__):

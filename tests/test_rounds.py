@@ -62,7 +62,7 @@ def _one_thread() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "_sync", lambda path: None)
+    monkeypatch.setattr(store, "sync", lambda path: None)
 
 
 @pytest.fixture(scope="module")

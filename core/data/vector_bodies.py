@@ -10,7 +10,6 @@ import json
 import os
 import re
 import shutil
-import uuid
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -22,6 +21,7 @@ from numpy.typing import NDArray
 from core.data.vector_arrays import LISTS, ids_beside
 from core.data.vector_record import IdType
 from core.errors import InputError
+from core.store import unfinished
 
 TEXT = (".txt", ".vec", ".bin")
 _PLAIN = re.compile('[^"\x00-\x1f\ufeff\ud800-\udfff][^\x00-\x1f\ud800-\udfff]*')  # what an ids file holds as it is
@@ -140,7 +140,7 @@ class Body:
 
     def __init__(self, target: Target) -> None:
         self.target, self.rows = target, 0
-        self.body = hidden(target.path)
+        self.body = unfinished(target.path, "tmp")
         self.file = self.body.open("wb")
         self.names: list[str] = []
         self.numbers: list[NDArray[np.int64]] = []
@@ -185,7 +185,7 @@ def _place_ids(made: _Made, path: Path) -> None:
     listed = any(path.with_name(name).is_file() for name in LISTS)
     if made.numbered and not listed and not target.exists():
         return
-    temporary = hidden(target)
+    temporary = unfinished(target, "tmp")
     try:
         with temporary.open("w", encoding="utf-8", newline="\n") as f:
             f.writelines((name if _PLAIN.fullmatch(name) else json.dumps(name)) + "\n" for name in map(str, made.ids))
@@ -206,15 +206,3 @@ def integers(ids: Sequence[str], unsigned: bool = False) -> NDArray[Any]:
         if not _WHOLE.fullmatch(name) or not limits.min <= int(name) <= limits.max:
             raise InputError(f"the id {name[:60]!r} is no whole number that fits; write the ids as strings.")
     return np.array([int(name) for name in ids], limits.dtype)
-
-
-def hidden(path: Path) -> Path:
-    return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.tmp")
-
-
-def sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)

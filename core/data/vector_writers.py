@@ -15,9 +15,10 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from core.data.vector_bodies import ASSEMBLE, TEXT, Body, Target, hidden, integers, sync
+from core.data.vector_bodies import ASSEMBLE, TEXT, Body, Target, integers
 from core.data.vector_record import Columns, IdType, VectorFile
 from core.errors import InputError
+from core.store import sync, unfinished
 from core.types import Floats
 
 DType = Literal["float32", "float16"]
@@ -185,7 +186,7 @@ def open_writer(
 
     InputError for an unknown suffix, a dimension below 1, a type the format has not, or a path that is `like`'s own.
     """
-    target = Target(path, hidden(path), dimension, id_type, dtype)
+    target = Target(path, unfinished(path, "tmp"), dimension, id_type, dtype)
     if target.suffix not in (*ASSEMBLE, ".parquet"):
         raise InputError(f"{path.name} has no suffix of a vector file: give one of .parquet, {', '.join(ASSEMBLE)}.")
     if dimension < 1:

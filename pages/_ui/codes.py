@@ -17,16 +17,8 @@ from pages._ui.session import Choice
 
 def ready(choice: Choice, bench: Bench, step: Step, judge: int) -> bool:
     """Whether every size is known; else the run that works them out is started, or shown."""
-    if cache.sizes_ready(bench, step, judge):
-        return True
-    argv, label = cache.study_command(choice, step), registry.card(step.name).label
-    status = jobs.look(argv) or jobs.start(argv, label)
-    if status.state == "running":
-        jobs.follow(status)
-    elif status.state != "done":
-        st.error(f"{label}: {views.plain(status.error or status.state)}")
-        st.button("Try again", on_click=jobs.again, args=(argv, label), key="sizes_again")
-    return status.state == "done"
+    known = cache.sizes_ready(bench, step, judge)
+    return known or jobs.studied(cache.study_command(choice, step), registry.card(step.name).label, "sizes_again")
 
 
 def controls(bench: Bench, found: Budgets, step: Step, measure: str, floor: float) -> tuple[int, float]:

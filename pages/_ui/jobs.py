@@ -32,6 +32,17 @@ def again(argv: list[str], label: str) -> None:
     st.session_state.setdefault("watched", {})[jobs.start(argv, again=True)] = label
 
 
+def studied(argv: list[str], label: str, key: str) -> bool:
+    """Whether the run that works a method out has ended well; else it is started, or shown where it stands."""
+    status = look(argv) or start(argv, label)
+    if status.state == "running":
+        follow(status)
+    elif status.state != "done":
+        st.error(f"{label}: {views.plain(status.error or status.state)}")
+        st.button("Try again", on_click=again, args=(argv, label), key=key)
+    return status.state == "done"
+
+
 def follow(status: Status) -> None:
     """A run's progress where the person looks for its result; the page runs again when it ends."""
 

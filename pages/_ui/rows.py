@@ -18,16 +18,8 @@ from pages._ui.session import Choice
 
 def ready(choice: Choice, bench: Bench, step: Step, judge: int) -> bool:
     """Whether every ratio is known; else the run that works them out is started, or shown."""
-    if cache.rows_ready(bench, step, judge):
-        return True
-    argv, label = cache.study_command(choice, step), registry.card(step.name).label
-    status = jobs.look(argv) or jobs.start(argv, label)
-    if status.state == "running":
-        jobs.follow(status)
-    elif status.state != "done":
-        st.error(f"{label}: {views.plain(status.error or status.state)}")
-        st.button("Try again", on_click=jobs.again, args=(argv, label), key="rows_again")
-    return status.state == "done"
+    known = cache.rows_ready(bench, step, judge)
+    return known or jobs.studied(cache.study_command(choice, step), registry.card(step.name).label, "rows_again")
 
 
 def cut(
