@@ -280,6 +280,7 @@ def test_a_context_holds_nothing_to_be_judged_by() -> None:
     held = {f.name for f in fields(FitContext)}
     assert held == {
         "documents", "pseudo_queries", "owners", "pairs", "pair_owners", "metric", "prior", "progress",
+        "aside",  # which rows ask, never what is relevant to them
     }  # fmt: skip
 
 

@@ -318,7 +318,7 @@ def exporting(bench: Bench, out: Path, seed: int) -> Callable[[], None]:
         one = {"ms_batch1": 1.0, "texts_per_second": 1.0}
         seen = {"peak_bytes": 1, "mean_tokens": 3.0, "speedup": 1.0, "models": {"dense": one, "pruned": one}}
         export.verify = lambda *_, **__: Proof(0.0, 0.0, seen)  # in the child only
-        cut = cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None, codes=None))
+        cut = cast(Cutting, SimpleNamespace(reduction=reduction, pruned=bench, derived=None, codes=None, rows=()))
         export.export_model(bench, cut, report, request, out)
 
     return work
