@@ -8,6 +8,7 @@ import pandas as pd
 import streamlit as st
 
 from core import jobs, stores
+from core.milvus_search import index_types
 from core.plan import Plan
 from pages._ui import jobs as running
 from pages._ui import views
@@ -50,8 +51,13 @@ def _written(done: dict[str, Any], origin: str, uri: str) -> None:
         st.caption(f"The alias named `{done['alias_before']}` before: point it there to go back.")
     if done.get("older"):
         st.caption(f"Earlier ones stay until you drop them: {', '.join(done['older'])}.")
+    types = st.multiselect(
+        "Index types", index_types(uri), key="milvus_types", persist_state="session",
+        help="Tried on copies that are dropped again; without any, both are searched as they are.",
+    )  # fmt: skip
     sides = [w for key in ("projection", "groups") if done.get(key) for w in (f"--{key}", str(done[key]))]
-    argv = ["vectors", "compare", "--in", origin, "--with", f"{uri}#{done['collection']}", *sides, "--rescore", "100"]
+    argv = ["vectors", "compare", "--in", origin, "--with", f"{uri}#{done['collection']}", *sides, "--rescore", "100",
+            *(["--index", ",".join(types)] if types else [])]  # fmt: skip
     if done.get("projection"):
         st.caption(f"Queries are multiplied with `{done['projection']}`.")
     status = running.look(argv)
