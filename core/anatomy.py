@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from core.encoders import ModelInfo
+from core.encoders import VECTORS, ModelInfo
 from core.errors import InputError
 from core.layouts import ARCHITECTURES, axes
 
@@ -198,12 +198,17 @@ class Anatomy:
 def check_target(kind: str, target: str) -> None:
     """Raise InputError naming what is possible for this architecture where `target` is not."""
     possible = targets(kind)
-    if target not in possible:
-        known = ", ".join(sorted(PARTS))
+    if target in possible:
+        return
+    if kind == VECTORS:
         raise InputError(
-            f"{target}/... cannot cut a {kind!r} encoder; possible for it: {', '.join(possible)}. "
-            f"All encoder targets work on {known}."
+            f"{target}/...: there is no encoder here that could be cut, only vectors. Cut dimensions/..., vectors/... "
+            "or quantize/..., or give texts and a model"
         )
+    raise InputError(
+        f"{target}/... cannot cut a {kind!r} encoder; possible for it: {', '.join(possible)}. "
+        f"All encoder targets work on {', '.join(sorted(PARTS))}."
+    )
 
 
 def targets(kind: str) -> tuple[str, ...]:

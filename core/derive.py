@@ -37,11 +37,8 @@ _VERSION = "derived 5"  # raise it when a cut's computation changes, so that old
 
 def check(model: ModelInfo, steps: Sequence[Step | Group]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
-    if steps and model.architecture == VECTORS:
-        raise InputError(f"{Plan(tuple(steps))}: {model.name} holds vectors, and no encoder that could be cut. "
-                         "Cut dimensions/..., vectors/... or quantize/..., or give texts and a model")  # fmt: skip
     for step in Plan(tuple(steps)).flat:
-        if step.target != "recover":  # vectors are all that recovery looks at
+        if model.architecture == VECTORS or step.target != "recover":  # vectors are all that recovery looks at
             check_target(model.architecture, step.target if step.cut else str(step.get("target", "neurons")))
         method = registry.build(step)
         if isinstance(method, WeightMethod) and step.cut is not None:
