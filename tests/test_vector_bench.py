@@ -5,6 +5,7 @@ from __future__ import annotations
 import datetime
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from core import codes, pipeline, registry, row_study
+from core import codes, pipeline, registry, row_study, vector_export
 from core.__main__ import main
 from core.bench import prepare
 from core.data.vector_files import open_writer, read_vectors
@@ -281,6 +282,13 @@ def test_every_method_works_on_vectors_or_says_why_not(folder: Path, name: str, 
     found = pipeline.judge_cut(bench, parse(f"{name}{cut}{few}"), spread=False)
     ratio = found.retention["index"]["ndcg@10"].ratio
     assert 0.02 < ratio < 1.05
+
+
+def test_rows_that_do_not_fit_into_memory_are_refused_before_they_are_read(folder: Path) -> None:
+    source = vector_export.opened(str(folder / "index.npy"))
+    vector_export.check_memory(source)
+    with pytest.raises(InputError, match="GB are free"):
+        vector_export.check_memory(replace(source, rows=10**12))  # type: ignore[type-var]
 
 
 def test_nothing_cut_is_the_same_file(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
