@@ -17,6 +17,10 @@ pages = [
 ]
 page = st.navigation(pages)
 st.session_state["routed"] = True
+wanted = st.session_state.pop("go", "")
+for target in pages:
+    if wanted and target.url_path == wanted:
+        st.switch_page(target)
 st.html(ASSETS / "style.html")
 st.logo(ASSETS / "logo.svg", size="large")
 page.run()

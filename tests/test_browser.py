@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 import http.client
+import io
+import json
 import os
 import re
 import shutil
@@ -18,10 +20,13 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import pyarrow.parquet as pq
 import pytest
 
 from core import commands, jobs
 from core.types import quiet
+from tests.synthetic import documents_like_text
 
 ROOT = Path(__file__).parents[1]
 PAGES = {"": "Prune", "explore": "Explore", "compare": "Compare", "data": "Data & model", "methods": "Methods"}
@@ -272,6 +277,38 @@ def test_a_point_of_the_map_shows_its_text_and_neighbours(visit: Visit) -> None:
 # ---- bring your own -------------------------------------------------------------------------------------------
 
 
+def test_a_file_of_vectors_is_uploaded_pruned_and_downloaded(visit: Visit, tmp_path: Path) -> None:
+    """No model: an npy in, fewer rows out, every id found again in the rows or in the groups that they stand for."""
+    page, x = visit("data"), documents_like_text(300, 16, 7)
+    page.get_by_text("Vectors without a model", exact=True).click()
+    out = io.BytesIO()
+    np.save(out, x)
+    box = page.locator("[data-testid=stExpander]", has_text="Vectors without a model")
+    mine = {"name": "mine.npy", "mimeType": "application/octet-stream", "buffer": out.getvalue()}
+    box.locator("input[type=file]").first.set_input_files(mine)
+    page.get_by_text("mine.npy").first.wait_for()
+    box.get_by_role("button", name="Check and use").click()
+    page.get_by_text("300 vectors of 16 dimensions").wait_for()
+    page.get_by_role("button", name="Use it now").click()
+    page.get_by_text("Vectors: vectors").wait_for()
+    page.get_by_role("link", name="Prune").click()
+    page.get_by_text("agreement with the whole index").first.wait_for()
+    choose(page, "Cut", "Whole vectors")
+    page.get_by_text("is not a conservative cut here").wait_for(timeout=120_000)
+    page.get_by_role("button", name="Cut, judge & verify").click()
+    with page.expect_download(timeout=120_000) as got:
+        page.get_by_role("button", name=re.compile("Vectors and matrices")).click(timeout=120_000)
+    got.value.save_as(tmp_path / "vectors.zip")
+    with zipfile.ZipFile(tmp_path / "vectors.zip") as z:
+        z.extractall(tmp_path / "out")
+    folder = next(tmp_path.glob("out/**/documents.parquet")).parent
+    table = pq.read_table(folder / "documents.parquet")
+    ids = table["id"].to_pylist()
+    groups = json.loads((folder / "groups.json").read_text()) if (folder / "groups.json").exists() else {}
+    assert sorted([*ids, *(g for rest in groups.values() for g in rest)]) == sorted(map(str, range(300)))
+    assert np.abs(np.array(table["vector"].to_pylist()) - x[[int(i) for i in ids]]).max() < 1e-6
+
+
 def test_a_bad_line_of_an_upload_is_named(visit: Visit) -> None:
     page = visit("data")
     page.get_by_text("Texts, queries, judgements").click()
@@ -289,11 +326,11 @@ def test_a_bad_line_of_an_upload_is_named(visit: Visit) -> None:
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_nothing_scrolls_sideways_and_every_figure_has_words(visit: Visit, server: str, scheme: str) -> None:
     page = visit(width=390, height=844, scheme=scheme)
-    for path in (*PAGES, "?wish=faster+encoding&target=Attention+heads"):
+    for path in (*PAGES, "?wish=faster+encoding&target=Attention+heads", "?target=Whole+vectors&ratio_vectors=20"):
         page.goto(f"{server}/{path}")
         settled(page)
         if path != "methods":
-            page.locator(".js-plotly-plot .main-svg").first.wait_for()
+            page.locator(".js-plotly-plot .main-svg").first.wait_for(timeout=180_000)  # whole vectors are studied first
         page.wait_for_timeout(300)
         widths = page.evaluate(
             "['stMain', 'stAppViewContainer'].map(t => document.querySelector(`[data-testid=${t}]`).scrollWidth)"
@@ -354,6 +391,27 @@ def test_cancel_and_kill_end_the_worker_and_not_the_app(visit: Visit) -> None:
 
 
 # ---- the server -----------------------------------------------------------------------------------------------
+
+
+def test_a_pages_own_link_opens_that_page_on_a_server_that_was_never_asked(
+    browser: Any, server: str, espalier_home: Path
+) -> None:
+    """Streamlit would run the page alone, without the frame, until app.py has run once."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    argv = [sys.executable, "-m", "streamlit", "run", "app.py", "--server.port", str(port)]
+    child = subprocess.Popen(argv, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
+    try:
+        _until(lambda: _answers(f"http://localhost:{port}"), 60, "the server answers")
+        page = browser.new_page()
+        page.goto(f"http://localhost:{port}/methods")
+        page.get_by_text("Best practice, as the field has it").wait_for(timeout=WAIT)
+        assert page.get_by_role("link", name="Data & model").count() == 1
+        page.close()
+    finally:
+        os.killpg(child.pid, signal.SIGTERM)
+        child.wait(timeout=20)
 
 
 def test_a_foreign_host_is_turned_away(server: str) -> None:

@@ -114,6 +114,7 @@ def arrive() -> None:
     """A new session takes method, ratio and floor from the URL; what is no possible value is ignored."""
     state, url = st.session_state, st.query_params
     if "routed" not in state:  # a page's own link, on a server that never ran app.py: Streamlit runs the page alone
+        state["go"] = str(st.context.url or "").split("?")[0].rstrip("/").rsplit("/", 1)[-1]
         st.switch_page("app.py")
     for key in _SHARED:
         if key not in state and key in url and (value := _read(key, url[key])) is not None:
