@@ -245,6 +245,9 @@ def run(
     Raises DataError for a file that cannot be read, InputError for options out of range or a folder not writeable.
     """
     parts = split(read_interactions(path, progress=progress), seed)
+    most = min(len(parts.interactions.users), len(parts.interactions.items))
+    if dimensions > most:
+        raise InputError(f"{dimensions} dimensions for {most:,} users or items: give {most} or fewer")
     if given is not None:
         tables = read_tables(parts, *given)
     else:

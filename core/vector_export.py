@@ -254,7 +254,9 @@ def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
     rows = np.array([place[n] for n in stream.sample], np.int64)
     wanted = cut.codes.decode(cut.codes.encode(np.stack(list(stream.sample.values()))))
     worst = float(np.abs(cut.codes.decode(stored[rows]) - wanted).max(initial=0.0))
-    return {"read_again": len(rows), "max_difference": worst}
+    more = isinstance(stream.source, stores.Source) or stream.source.columns is not None
+    said = ["ids and codes are written, no other columns"] if more else []
+    return {"read_again": len(rows), "max_difference": worst, "notes": said}
 
 
 def _sidecars(path: Path, cut: Cutting, rows: Rows, ids: tuple[str, ...]) -> dict[str, str]:

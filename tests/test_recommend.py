@@ -382,6 +382,8 @@ def test_the_command_takes_the_users_own_tables_and_says_the_floor(
     assert again["test"]["before"]["ndcg@10"] == pytest.approx(first["test"]["after"]["ndcg@10"], abs=1e-6)
     assert main([*argv, *own[:2]]) == 2
     assert "--items" in capsys.readouterr().err
+    assert main([*argv, "--dimensions", "5000"]) == 2
+    assert "120" in capsys.readouterr().err
     made = prepare("", [str(tmp_path / "u.data")])
     floor = judging.popularity(made.judges[0])
     assert floor is not None
