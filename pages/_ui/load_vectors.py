@@ -123,10 +123,8 @@ def milvus() -> None:
                 "stand here. An address typed here would be asked with your token, so none can be."
             )
             return
-        try:
-            found = stores.collections(uri)
-        except InputError as e:
-            st.error(views.plain(str(e)))
+        found = _listed(uri)
+        if found is None:
             return
         fields = {f"{c.name}/{f.name}": (c, f) for c in found for f in c.vectors if f.readable}
         if not fields:
@@ -136,6 +134,20 @@ def milvus() -> None:
         info, field = fields[str(picked)]
         st.caption(f"{info.rows:,} rows, {field.dimension} dimensions, {field.metric}.")
         _fetched(f"{uri}#{picked}", info.name, str(field.metric), info.rows)
+
+
+def _listed(uri: str) -> list[stores.CollectionInfo] | None:
+    """What the database holds, asked once a session: a local file is open to one process, and runs need it."""
+    known: dict[str, list[stores.CollectionInfo]] = st.session_state.setdefault("milvus_listed", {})
+    if st.button("Look again", key="milvus_again", icon=":material/refresh:", type="tertiary"):
+        known.pop(uri, None)
+    if uri not in known:
+        try:
+            known[uri] = stores.collections(uri)
+        except InputError as e:
+            st.error(views.plain(str(e)))
+            return None
+    return known[uri]
 
 
 def _uri() -> str:
