@@ -255,12 +255,3 @@ def as_json(cls: type[Method]) -> dict[str, Any]:
     c = cls.card
     keep = ("name", "target", "criterion", "label", "idea", "cost", "benefits", "limits", "kind", "learns_from")
     return {k: getattr(c, k) for k in keep} | {"options": options(cls), "reference": c.reference, "seeded": c.seeded}
-
-
-def table() -> str:
-    """The methods as a Markdown table, as the README shows it."""
-    rows = ["| method | kind | idea | benefits | limits |", "|---|---|---|---|---|"]
-    for m in METHODS:
-        c = m.card
-        rows.append(f"| `{c.name}` | {c.kind} | {c.idea} | {c.benefits} | {c.limits} |")
-    return "\n".join(rows)

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from core import registry
 from core.__main__ import build_parser
+from tests.benchmarks import readme
 
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -25,7 +25,7 @@ def between(name: str) -> str:
 
 def test_the_method_table_is_the_registrys() -> None:
     """Stale? `python -m tests.benchmarks.readme` writes it anew."""
-    assert between("methods") == registry.table()
+    assert between("methods") == readme.methods()
 
 
 def test_the_notebook_lines_run(capsys: pytest.CaptureFixture[str]) -> None:
@@ -42,10 +42,17 @@ def test_the_commands_are_ones_that_exist() -> None:
         build_parser().parse_args(shlex.split(line)[3:])
 
 
-def test_every_picture_exists() -> None:
-    pictures = re.findall(r"!\[[^\]]*\]\(([^)]+)\)", TEXT)
-    assert pictures
-    assert [p for p in pictures if not (ROOT / p).is_file()] == []
+def test_every_picture_and_file_that_is_linked_exists() -> None:
+    links = [link for link in re.findall(r"\]\(([^)#]+)\)", TEXT) if not link.startswith("https://")]
+    assert len(links) > 5
+    assert [p for p in links if not (ROOT / p).is_file()] == []
+
+
+def test_every_table_that_the_readme_names_is_among_the_results() -> None:
+    named = set(re.findall(r"[Tt]ables? \*(\w+)\*", TEXT))
+    there = set(re.findall(r"^## (\w+)$", readme.RESULTS.read_text(encoding="utf-8"), re.MULTILINE))
+    assert len(named) > 5
+    assert named - there == set()
 
 
 def test_no_machine_path_or_registry_host_stands_in_the_repository() -> None:
