@@ -239,24 +239,35 @@ def _column(values: list[Any], kind: Any) -> Any:
 
 
 def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
-    """Codes are small: they are gathered, then written at once with their ids."""
+    """Codes are small: they are gathered, then written at once with their ids; other columns go into a Parquet."""
     assert cut.codes is not None
     ids: list[str] = []
-    parts = []
-    for names, small, _ in stream:
+    parts, payload = [], []
+    for names, small, more in stream:
         ids += names
         parts.append(cut.codes.encode(small))
-    stored = np.concatenate(parts)
-    write_atomic(path, forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored))
+        payload.append(columns(stream.source, more))
+    stored, (others, said) = np.concatenate(parts), _beside_codes(payload, path)
+    write_atomic(path, forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored, others))
     if path.suffix.lower() == ".npy":
         write_atomic(beside(path, "ids.json"), json.dumps(ids).encode())
     place = {name: i for i, name in enumerate(ids)}
     rows = np.array([place[n] for n in stream.sample], np.int64)
     wanted = cut.codes.decode(cut.codes.encode(np.stack(list(stream.sample.values()))))
     worst = float(np.abs(cut.codes.decode(stored[rows]) - wanted).max(initial=0.0))
-    more = isinstance(stream.source, stores.Source) or stream.source.columns is not None
-    said = ["ids and codes are written, no other columns"] if more else []
     return {"read_again": len(rows), "max_difference": worst, "notes": said}
+
+
+def _beside_codes(payload: list[Any], path: Path) -> tuple[Any, list[str]]:
+    """The other columns as one Arrow table, or None, and what of them the file has no place for."""
+    import pyarrow as pa
+
+    if not payload or payload[0] is None:
+        return None, []
+    table = pa.concat_tables([t if isinstance(t, pa.Table) else pa.Table.from_batches([t]) for t in payload])
+    out = [n for n in table.schema.names if path.suffix.lower() == ".npy" or n in forms.CODED]
+    said = [f"columns left out, for there is no place beside the codes: {', '.join(out)}"] if out else []
+    return table.drop_columns(out), said
 
 
 def _sidecars(path: Path, cut: Cutting, rows: Rows, ids: tuple[str, ...]) -> dict[str, str]:

@@ -205,6 +205,25 @@ def test_codes_are_written_with_what_reads_them(
     assert np.einsum("ij,ij->i", got, wanted).min() > 0.999
 
 
+@pytest.mark.parametrize("suffix", ["parquet", "npy"])
+def test_other_columns_stand_beside_codes_or_are_named(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    source = pq.read_table(folder / "payload.parquet")
+    pq.write_table(source.append_column("code", pa.array(["theirs"] * N)), tmp_path / "in.parquet")
+    out = tmp_path / f"codes.{suffix}"
+    plan = "vectors/random ratio=0.5 | quantize/int8"
+    answer = run(capsys, "vectors", "prune", "--in", tmp_path / "in.parquet", "--plan", plan, "--out", out)
+    left = next(n for n in answer["notes"] if n.startswith("columns left out"))
+    if suffix == "npy":
+        assert left.endswith(": title, code")
+        return
+    assert left.endswith(": code")
+    got = pq.read_table(out)
+    assert got.schema.names == ["id", "code", "title"]
+    assert [f"title {name.removeprefix('w')}" for name in got["id"].to_pylist()] == got["title"].to_pylist()
+
+
 def test_a_sample_is_judged_and_the_whole_file_is_written(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -129,13 +129,19 @@ def write_codes(codes: Codes, ids: Sequence[str], vectors: Floats, into: Path) -
     (into / "codes.parquet").write_bytes(coded_parquet(ids, stored))
 
 
-def coded_parquet(ids: Sequence[str], codes: NDArray[np.uint8]) -> bytes:
-    """Ids and codes (n, bytes) as Parquet: columns `id` (string) and `code` (binary of that size)."""
+CODED = ("id", "code")
+
+
+def coded_parquet(ids: Sequence[str], codes: NDArray[np.uint8], more: Any = None) -> bytes:
+    """Ids and codes (n, bytes) as Parquet: columns `id` (string) and `code` (binary of that size), and `more`'s."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     stored = np.ascontiguousarray(codes)
     rows = pa.FixedSizeBinaryArray.from_buffers(pa.binary(codes.shape[1]), len(stored), [None, pa.py_buffer(stored)])
+    table = pa.table(dict(zip(CODED, (pa.array(list(ids), pa.string()), rows), strict=True)))
+    for name in () if more is None else more.schema.names:
+        table = table.append_column(more.schema.field(name), more.column(name))
     out = io.BytesIO()
-    pq.write_table(pa.table({"id": pa.array(list(ids), pa.string()), "code": rows}), out)
+    pq.write_table(table, out)
     return out.getvalue()
