@@ -34,6 +34,7 @@ class Judge:
     """A data set, embedded: what a cut is judged by. `task` stands where there is retrieval to judge.
 
     sides   of pairs of words: the two rows of the index that each pair is
+    had     of items that are recommended: how often each was had in training, by anybody
     """
 
     dataset: Dataset
@@ -41,6 +42,7 @@ class Judge:
     queries: Embeddings
     task: Judgements | None = None
     sides: tuple[Ints, Ints] | None = None
+    had: Ints | None = None
 
     @property
     def name(self) -> str:
@@ -68,12 +70,16 @@ class Judge:
             part = replace(data, documents=texts[0], queries=texts[1], scores=data.scores[stays])
             metric = self.documents.metric
             return Judge(part, Embeddings(vectors[one], metric), Embeddings(vectors[two], metric), None, (one, two))
-        left = rows.kept if data.kind == "labels" else rows.served  # what is folded trains nothing
+        left = self.held(rows)
         own = index[left] if rows.vectors is None else rows.vectors
         vectors = own if data.kind == "labels" else rows.standing(index)
         part = replace(data, documents=data.documents.take(left))
         task = None if self.task is None else self.task.left(left)
         return replace(self, dataset=part, documents=Embeddings(vectors, self.documents.metric), task=task)
+
+    def held(self, rows: Rows) -> Ints:
+        """The rows that still count: those that a search brings up; of labelled texts what is folded trains nothing."""
+        return rows.kept if self.dataset.kind == "labels" else rows.served
 
     def covered(self, rows: Rows) -> Ints:
         """The pairs of words of which both are still served."""
@@ -106,9 +112,8 @@ class Bench:
 
     @cached_property
     def fingerprint(self) -> str:
-        return digest(
-            self.model.fingerprint, self.fit_vectors.fingerprint, *(j.dataset.fingerprint for j in self.judges)
-        )
+        judged = (f.fingerprint for j in self.judges for f in (j.dataset, j.documents, j.queries))
+        return digest(self.model.fingerprint, self.fit_vectors.fingerprint, *judged)
 
     def context(self, card: Card, progress: Progress = quiet) -> FitContext:
         """What a method of this card may learn from; texts it needs beyond the documents are embedded now."""

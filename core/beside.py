@@ -11,6 +11,7 @@ from core.bench import Bench, Judge
 from core.compare import RANDOM_DRAWS, Retention, retention
 from core.judging import figures, measure, rank, reduce, reduced
 from core.plan import Cut, Step
+from core.rows import by_chance, select_rows
 from core.select import select
 from core.storing import drawn, fitted, judged, kept_outside
 from core.sweeps import outside_curve
@@ -77,7 +78,7 @@ def row_sides(
     seeded = spread and any(registry.card(s.name).seeded for s in parts.vectors)
     drawn_rows, drawn_cuts, again = [], [], []
     for draw in range(RANDOM_DRAWS):
-        drawn_rows.append([_by_chance(len(r.stands), len(r), draw) for r in rows])
+        drawn_rows.append([select_rows(by_chance(len(r.stands), draw), len(r)) for r in rows])
         drawn_cuts.append(select(axes[draw], Cut(keep=reduction.size), bench.model.metric) if axes else reduction)
         if seeded:
             steps = tuple(_seeds(s)[draw] if registry.card(s.name).seeded else s for s in parts.vectors)
@@ -107,11 +108,6 @@ def _spread(draws: Sequence[dict[str, float]]) -> dict[str, tuple[float, float]]
     """Mean and standard deviation of each measure over the draws."""
     each = {m: np.array([d[m] for d in draws]) for m in draws[0]}
     return {m: (float(v.mean()), float(v.std(ddof=1)) if len(v) > 1 else float("nan")) for m, v in each.items()}
-
-
-def _by_chance(n: int, keep: int, seed: int) -> Rows:
-    kept = np.sort(np.random.default_rng(seed).permutation(n)[:keep])
-    return Rows("vectors/random", kept, np.where(np.isin(np.arange(n), kept), np.arange(n), -1))
 
 
 def _draws(bench: Bench) -> list[Ranking]:

@@ -20,7 +20,10 @@ RANDOM_DRAWS = 5
 
 @dataclass(frozen=True)
 class Retention:
-    """What a cut keeps of one measure. `low` and `high` bound `ratio` with 95 % confidence."""
+    """What a cut keeps of one measure. `low` and `high` bound `ratio` with 95 % confidence.
+
+    wins, ties, losses: queries; None where the measure is no mean over them (Spearman).
+    """
 
     before: float
     after: float
@@ -29,9 +32,9 @@ class Retention:
     high: float
     p_value: float
     queries: int
-    wins: int
-    ties: int
-    losses: int
+    wins: int | None = None
+    ties: int | None = None
+    losses: int | None = None
 
     @property
     def significant(self) -> bool:
@@ -103,7 +106,7 @@ def retention_of(
         p = min(1.0, 2.0 * float(min((change <= 0).sum(), (change >= 0).sum()) + 1) / (len(change) + 1))
     low, high = np.quantile(good, [0.025, 0.975]) if len(good) else (np.nan, np.nan)
     ratio = after / before if before else float("nan")
-    return Retention(before, after, ratio, float(low), float(high), p, n, 0, 0, 0)
+    return Retention(before, after, ratio, float(low), float(high), p, n)
 
 
 @dataclass(frozen=True)

@@ -95,14 +95,11 @@ def measured(judge: Judge) -> Measurement:
 
 
 def popularity(judge: Judge) -> Measurement | None:
-    """What recommending by popularity alone reaches: how often items are hidden as had already; None elsewhere."""
-    task = judge.task
-    if task is None or task.hidden is None:
+    """The floor of a recommender: the same items for everybody, by how often they were had in training; else None."""
+    if judge.had is None:
         return None
-    had = np.zeros((len(task.columns), 1), np.float32)
-    had[task.columns] = np.bincount(task.hidden[:, 1], minlength=len(task.columns)).astype(np.float32)[:, None]
     asked = np.ones((len(judge.queries), 1), np.float32)
-    return Measurement(judge.name, retrieval.per_query(task, engine.ranks(task, asked, had, [1], "dot")[0]), "judged")
+    return measure(judge, judge.had[:, None].astype(np.float32), asked, "dot")
 
 
 def figures(m: Measurement) -> dict[str, float]:

@@ -130,8 +130,10 @@ def _scores(queries: Floats, vectors: Floats, metric: Metric) -> Floats:
     """(q, n) scores: more is nearer."""
     if metric == "cosine":
         return np.asarray(unit(queries) @ unit(vectors).T)
-    product = queries @ vectors.T
-    return np.asarray(product if metric == "dot" else 2 * product - (vectors**2).sum(1))
+    if metric == "dot":
+        return np.asarray(queries @ vectors.T)
+    x, y = queries.astype(np.float64), vectors.astype(np.float64)  # large common offsets cancel
+    return np.asarray(2 * x @ y.T - (x**2).sum(1)[:, None] - (y**2).sum(1), np.float32)
 
 
 # ---- sides --------------------------------------------------------------------------------------------------------

@@ -22,6 +22,7 @@ from core.evaluate.judgements import Judgements
 from core.judging import compare, figures, measured, popularity, reduce
 from core.plan import Cut, Group, Plan, Step
 from core.rounds import settled
+from core.rows import as_shares
 from core.select import apply, select
 from core.storing import fitted, judged, stored
 from core.thinning import covered_notes, cut_judges, paired, same_rows, survivors_alone, thinned
@@ -86,6 +87,9 @@ def judge_cut(
     resolved = registry.resolve(plan, seed)
     parts = registry.parts(resolved)
     steps, step = parts.encoder, parts.dimensions
+    for judge in bench.judges:
+        if judge.task is not None:
+            as_shares(parts.vectors, len(judge.documents))  # more rows than there are: said before the work
     derived = derive(bench.model, steps, bench.fit, seed, progress) if steps else None
     fit = step is not None or parts.codes is not None
     pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=fit)
@@ -209,7 +213,7 @@ def encoder_chance(bench: Bench, resolved: Plan, seed: int, draws: int, progress
             derived = derive(bench.model, parts.encoder, bench.fit, seed, _inside(progress, f"random draw {draw + 1}"))
         cut = rebased(small, derived.info, fit=step is not None or parts.codes is not None)
         _, reduction = reduce(cut, step)
-        rows, _ = cut_judges(cut, reduction, parts.vectors)
+        rows, _ = cut_judges(cut, reduction, as_shares(parts.vectors, len(bench.judges[0].documents)))
         codes = fitted(cut, reduction, parts.codes) if parts.codes else None
         for judge in thinned(cut.judges, rows):
             found[judge.name].append(figures(judged(judge, reduction, codes)))

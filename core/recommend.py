@@ -169,7 +169,8 @@ def judge(parts: Split, tables: Tables, part: str = "test") -> Judge:
     pairs = np.stack([query[mine.user[known]], column[mine.item[known]]], axis=1)
     pairs = pairs[pairs[:, 0] >= 0]
     task = replace(task, hidden=pairs[np.argsort(pairs[:, 0], kind="stable")])
-    return Judge(dataset, Embeddings(tables.items, "dot"), Embeddings(tables.users[asking], "dot"), task)
+    items, users = Embeddings(tables.items, "dot"), Embeddings(tables.users[asking], "dot")
+    return Judge(dataset, items, users, task, had=parts.counts())
 
 
 # ---- a bench --------------------------------------------------------------------------------------------------

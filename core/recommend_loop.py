@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core import report
+from core import judging, report
 from core.compare import Retention, retention
 from core.data.interactions import LEAST, Split, read_interactions, split
 from core.data.vector_files import open_writer
@@ -39,8 +39,11 @@ DOUBT = 2.0  # standard errors below the best round: beyond doubt, the loop ends
 
 def popularity(parts: Split, part: str = "test") -> Measurement:
     """The floor: the same items for everybody, by how often they were had in training; masked alike."""
-    ones = np.ones((len(parts.interactions.users), 1), np.float32)
-    return measured(judge(parts, Tables(ones, parts.counts()[:, None].astype(np.float32)), part))
+    mine = parts.interactions
+    users, items = (np.ones((len(ids), 1), np.float32) for ids in (mine.users, mine.items))
+    found = judging.popularity(judge(parts, Tables(users, items), part))
+    assert found is not None
+    return found
 
 
 def chance(parts: Split, part: str = "test", seed: int = 0) -> Measurement:
@@ -245,9 +248,6 @@ def run(
     Raises DataError for a file that cannot be read, InputError for options out of range or a folder not writeable.
     """
     parts = split(read_interactions(path, progress=progress), seed)
-    most = min(len(parts.interactions.users), len(parts.interactions.items))
-    if dimensions > most:
-        raise InputError(f"{dimensions} dimensions for {most:,} users or items: give {most} or fewer")
     if given is not None:
         tables = read_tables(parts, *given)
     else:

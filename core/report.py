@@ -97,6 +97,8 @@ def pruning(bench: Bench, cut: Cutting, seed: int) -> dict[str, Any]:
     """The answer of `prune` but for timing and export, which are added when they were measured."""
     first, reduction = bench.judges[0], cut.reduction
     documents, queries = reduced(cut.left[0], reduction)
+    if cut.rows:  # what is stored: each survivor once, whatever stands behind it
+        documents = documents[np.searchsorted(cut.left[0].held(cut.rows[0]), cut.rows[0].kept)]
     own = cost.search_ms(queries, documents) if cut.codes is None else code_search_ms(cut.codes, queries, documents)
     searches = (cost.search_ms(first.queries.vectors, first.documents.vectors), own)
     model, dense = bench.model, shape_of(bench.model)

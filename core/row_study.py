@@ -20,7 +20,7 @@ from core.evaluate.cost import vector_bytes
 from core.evaluate.thinned import ranks_left
 from core.judging import measured, rank_rows
 from core.plan import Cut, Plan, Step
-from core.rows import merged, select_rows
+from core.rows import by_chance, merged, select_rows
 from core.store import get_arrays, has_arrays, put_arrays
 from core.thinning import ceiling
 from core.types import Ints, Progress, Ranking, Rows, digest, quiet
@@ -72,7 +72,7 @@ def study(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = (), 
     ranking = rank_rows(bench.index(judge, registry.card(step.name), progress), step)
     if stored is None:
         plain = _values(judge, ranking, kept, registry.card(step.name).merges, progress)
-        chance = [_values(judge, _by_chance(n, seed), kept, False, progress) for seed in range(RANDOM_DRAWS)]
+        chance = [_values(judge, by_chance(n, seed), kept, False, progress) for seed in range(RANDOM_DRAWS)]
         stored = {f"plain:{m}": v for m, v in plain.items()}
         stored |= {f"chance:{m}": np.stack([c[m].mean(axis=1) for c in chance]) for m in plain}
         tops = [ceiling(judge, select_rows(ranking, k)) for k in kept]
@@ -94,10 +94,6 @@ def ready(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float] = ()) 
 def _key(bench: Bench, judge: Judge, step: Step, ratios: Sequence[float]) -> str:
     options = str(registry.resolve(Plan((step.with_cut(ratio=0.0),)), bench.seed))
     return digest(_VERSION, bench.fingerprint, judge.dataset.fingerprint, options, repr(ratios))
-
-
-def _by_chance(n: int, seed: int) -> Ranking:
-    return Ranking("vectors/random", np.random.default_rng(seed).permutation(n).astype(np.float32))
 
 
 def _values(

@@ -22,6 +22,13 @@ def everything(n: int) -> Rows:
     return Rows("none", np.arange(n), np.arange(n))
 
 
+def by_chance(n: int, seed: int) -> Ranking:
+    """Rows in a drawn order: what every method is held against; every figure of one seed is of the same draw."""
+    scores = np.empty(n, np.float32)
+    scores[np.random.default_rng(seed).permutation(n)] = -np.arange(n)
+    return Ranking("vectors/random", scores)
+
+
 def count(ranking: Ranking, cut: Cut) -> int:
     """Rows that a cut keeps; a threshold keeps those whose nearest survivor is less similar than it."""
     if cut.threshold is None:
@@ -84,6 +91,20 @@ def cut_rows(context: FitContext, full: Floats, steps: Sequence[Step]) -> tuple[
             rows = merged(rows, full, context.metric)
         notes += ranking.notes
     return rows, tuple(dict.fromkeys(notes))
+
+
+def as_shares(steps: Sequence[Step], n: int) -> tuple[Step, ...]:
+    """The same steps for any number of rows: a count to keep becomes the share of `n` rows that it is.
+
+    Raises PlanError where a count is more than the rows that are left.
+    """
+    left, out = n, []
+    for step in steps:
+        if step.cut is not None and step.cut.threshold is None:
+            kept = step.cut.count(left)
+            step, left = step.with_cut(ratio=1 - kept / left), kept
+        out.append(step)
+    return tuple(out)
 
 
 def _left(context: FitContext, rows: Rows) -> FitContext:

@@ -95,12 +95,14 @@ def covered_notes(judges: Sequence[Judge], rows: Sequence[Rows]) -> tuple[str, .
 
 def same_rows(judges: Sequence[Judge], rows: Sequence[Rows]) -> tuple[Judge, ...]:
     """The judges with their own vectors of the rows that a search can still bring up: what those are held against."""
-    return thinned(judges, [_unmerged(r) for r in rows])
+    return thinned(judges, [_unmerged(j, r) for j, r in zip(judges, rows, strict=True)] if rows else ())
 
 
-def _unmerged(rows: Rows) -> Rows:
-    own = np.where(rows.stands >= 0, np.arange(len(rows.stands)), -1)
-    return Rows(rows.method, rows.served, own)
+def _unmerged(judge: Judge, rows: Rows) -> Rows:
+    left = judge.held(rows)
+    own = np.full(len(rows.stands), -1)
+    own[left] = left
+    return Rows(rows.method, left, own)
 
 
 @dataclass(frozen=True)

@@ -56,6 +56,12 @@ def unit(x: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(np.divide(x, norms, out=np.zeros_like(x), where=norms > 0))
 
 
+def centred(queries: Floats, documents: Floats) -> tuple[Floats, Floats]:
+    """Both seen from the documents' mean: distances stay, and a large common offset eats no digits of them."""
+    middle = documents.mean(axis=0, dtype=np.float64).astype(np.float32) if len(documents) else np.float32(0)
+    return np.asarray(queries - middle, np.float32), np.asarray(documents - middle, np.float32)
+
+
 @dataclass(frozen=True, eq=False)
 class Texts:
     """Ids and texts in the same order; titles and labels are empty tuples where there are none."""

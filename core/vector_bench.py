@@ -28,6 +28,7 @@ from core.types import Dataset, Embeddings, Floats, Metric, Progress, Texts, dig
 
 ASK = 500  # at most so many rows ask
 SMALL = 0.01  # length of vectors whose dot products are too small to be ranked
+CLOSE = 1e-3  # one minus the mean cosine, below which the rounding of scores begins to show
 METRICS: tuple[Metric, ...] = get_args(Metric)
 
 
@@ -84,7 +85,11 @@ def read_source(
     if zero and chosen == "cosine":
         notes = (*notes, f"vectors that are all zeros: {zero:,} (their cosine with anything is 0)")
     _check_size(name, vectors, chosen)
-    return Source(name, spec, ids, scaled(vectors, chosen), chosen, notes)
+    vectors = scaled(vectors, chosen)
+    if chosen == "cosine" and (apart := 1 - float((vectors.mean(axis=0, dtype=np.float64) ** 2).sum())) < CLOSE:
+        notes = (*notes, f"all vectors point nearly the same way (mean cosine 1 - {apart:.0e}): cosine tells few of "
+                         "them apart. Subtract their mean, or compare them by l2")  # fmt: skip
+    return Source(name, spec, ids, vectors, chosen, notes)
 
 
 def _check_size(name: str, vectors: Floats, metric: Metric) -> None:
@@ -170,7 +175,10 @@ def judge(source: Source, log: Source | None = None, seed: int = 0) -> Judge:
         notes = (*notes, f"no query vectors: {len(rows):,} of {len(documents):,} rows ask, seed {seed}")
     else:
         _same_width(source, log)
-        names = tuple(f"query-{i}" for i in log.ids)  # an id of a row would mean "the same vector"
+        mark = "query-"
+        while any(i.startswith(mark) for i in documents.ids):  # an id of a row would mean "the same vector"
+            mark = f"_{mark}"
+        names = tuple(f"{mark}{i}" for i in log.ids)
         asked, asking = Texts(names, log.ids), Embeddings(log.vectors, source.metric)
         notes = (*notes, *log.notes)
     dataset = Dataset(source.name, "retrieval", documents, asked, None, notes=notes)

@@ -16,10 +16,12 @@ from core.bench import Bench
 from core.data.vector_files import VectorFile, open_writer
 from core.errors import InputError
 from core.export.vectors import project
-from core.plan import Plan, Step, parse
+from core.plan import Plan, parse
+from core.rows import as_shares
 from core.store import sweep_partials, write_atomic
 from core.types import Progress, Rows
 from core.vector_bench import open_bench, read_source
+from core.vector_sidecars import REPORT, beside
 
 JUDGED = 100_000  # rows that are fitted and judged on, where the source is larger than
 ASKED = 100  # queries of a comparison, where none are given
@@ -80,12 +82,8 @@ def _on_sample(plan: Plan, rows: int, judged: int) -> tuple[Plan, list[str]]:
     steps = registry.parts(plan).vectors
     if judged == rows or not steps:
         return plan, []
-    left, fitting = rows, []
-    for step in plan.steps:
-        if step in steps and isinstance(step, Step) and step.cut is not None and step.cut.threshold is None:
-            kept = step.cut.count(left)
-            step, left = step.with_cut(ratio=1 - kept / left), kept
-        fitting.append(step)
+    shares = iter(as_shares(steps, rows))
+    fitting = [next(shares) if step in steps else step for step in plan.steps]
     note = (f"judged on {judged:,} of {rows:,} rows: rows are ranked anew on all of them for the file, where they lie "
             f"{rows / judged:.3g} times as dense, and more of them are alike")  # fmt: skip
     return Plan(tuple(fitting)), [note]
@@ -95,17 +93,14 @@ def _write(
     args: argparse.Namespace, source: vector_export.Source, rows: Rows, bench: Bench, cut: pipeline.Cutting,
     answer: dict[str, Any], progress: Progress,
 ) -> None:  # fmt: skip
-    """Write what stays and put what it is into the answer; a report beside the file says whose it is from the start."""
-    path = None if stores.is_milvus(args.out) else Path(args.out).expanduser()
-    if path is not None:
-        begun = {"export": {"path": str(path), "sha256": None}}
-        write_atomic(vector_export.beside(path, "report.json"), json.dumps(begun).encode())
+    """Write what stays and put what it is into the answer, and the answer beside the file."""
     answer["export"] = vector_export.write(
         args.source, source, rows, bench, cut, args.out, alias=args.alias, dtype=args.dtype, progress=progress
     )
     answer["notes"] += answer["export"].pop("notes", [])
-    if path is not None:
-        write_atomic(vector_export.beside(path, "report.json"), json.dumps(answer, indent=1).encode())
+    if not stores.is_milvus(args.out):
+        file = beside(Path(args.out).expanduser(), REPORT)
+        write_atomic(file, json.dumps(answer, indent=1).encode())
 
 
 def copy(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:

@@ -6,9 +6,9 @@ sidecars beside a file           NAME.projection.npz, NAME.groups.json, NAME.cod
 
 from __future__ import annotations
 
+import hashlib
 import json
 import math
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 
 from core import registry, stores
 from core.bench import Bench
-from core.codes import reader
 from core.data.vector_files import SUFFIXES, Batch, VectorFile, open_vectors, open_writer
 from core.errors import Fault, InputError
 from core.export import vectors as forms
@@ -32,6 +31,7 @@ from core.store import home, sha256, write_atomic
 from core.thinning import cut_judges
 from core.types import Floats, Progress, Reduction, Rows, digest, quiet
 from core.vector_bench import open_bench, scaled
+from core.vector_sidecars import begin, beside, check_ours, listed, write_sidecars
 
 _SAMPLE = 256  # rows that are read again and compared
 _CODED = (".npy", ".parquet")
@@ -58,22 +58,7 @@ def check_out(spec: str, out: str, plan: Any) -> None:
         raise InputError(f"--out {path.name} has no suffix of a vector file: give one of {', '.join(SUFFIXES)}")
     if not stores.is_milvus(spec) and path.exists() and path.samefile(Path(spec).expanduser()):
         raise InputError(f"--out {out} is the file that is read: choose another one")
-    if path.exists() and not _ours(path):
-        raise InputError(f"--out {out} is there already and is no export of ours: choose another name")
-
-
-def _ours(path: Path) -> bool:
-    """Whether a file is what the report beside it says that we wrote, or were writing when we were stopped."""
-    try:
-        done = json.loads(beside(path, "report.json").read_text(encoding="utf-8"))["export"]
-        return bool(done["path"] == str(path) and done["sha256"] in (None, sha256(path)))
-    except (OSError, ValueError, KeyError, TypeError):
-        return False
-
-
-def beside(path: Path, what: str) -> Path:
-    """The file that travels with a vector file: index.parquet -> index.projection.npz."""
-    return path.with_name(f"{path.stem}.{what}")
+    check_ours(path)
 
 
 def all_rows(
@@ -166,19 +151,19 @@ def write(
     spec: str, source: Source, rows: Rows, bench: Bench, cut: Cutting, out: str, *, alias: str | None = None,
     dtype: Any = "float32", progress: Progress = quiet,
 ) -> dict[str, Any]:  # fmt: skip
-    """Write what stays, read it again and compare. Raises Fault where it differs; the old file or alias then stays."""
+    """Write what stays, read it again and compare. Raises Fault where it differs: no file of that name then stays."""
     ids = bench.judges[0].dataset.documents.ids
     stream = _Stream(source, rows, cut, bench.model.metric, ids, progress)
     every = ids if len(ids) == source.rows or not len(folded(rows)) else _ids(source)
     if stores.is_milvus(out):
         done = _to_milvus(spec, stream, bench, cut, out, alias, progress)
-        return done | _sidecars(_place(out, str(done["collection"])), cut, rows, every)
+        return done | write_sidecars(_place(out, str(done["collection"])), cut, rows, every)
     path = Path(out).expanduser()
     done = _codes(stream, cut, path) if cut.codes else _vectors(stream, cut, path, dtype, progress)
-    files = _sidecars(path, cut, rows, every)
+    files = write_sidecars(path, cut, rows, every)
     return done | {
         "path": str(path), "format": path.suffix.lower().lstrip("."), "rows": len(rows), "bytes": path.stat().st_size,
-        "sha256": sha256(path), **files,
+        "sha256": sha256(path), **files, "beside": listed(path),
     }  # fmt: skip
 
 
@@ -196,7 +181,8 @@ def _ids(source: Source) -> tuple[str, ...]:
 def _vectors(stream: _Stream, cut: Cutting, path: Path, dtype: Any, progress: Progress) -> dict[str, Any]:
     source = stream.source
     like = source if isinstance(source, VectorFile) else None
-    with open_writer(path, dimension=cut.reduction.size, id_type=source.id_type, dtype=dtype, like=like) as writer:
+    size, begun = cut.reduction.size, lambda made: begin(path, sha256(made))
+    with open_writer(path, dimension=size, id_type=source.id_type, dtype=dtype, like=like, begun=begun) as writer:
         for ids, small, more in stream:
             writer.add(ids, small, columns(source, more))
         said = writer.notes
@@ -248,7 +234,9 @@ def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
         parts.append(cut.codes.encode(small))
         payload.append(columns(stream.source, more))
     stored, (others, said) = np.concatenate(parts), _beside_codes(payload, path)
-    write_atomic(path, forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored, others))
+    data = forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored, others)
+    begin(path, hashlib.sha256(data).hexdigest())
+    write_atomic(path, data)
     if path.suffix.lower() == ".npy":
         write_atomic(beside(path, "ids.json"), json.dumps(ids).encode())
     place = {name: i for i, name in enumerate(ids)}
@@ -270,38 +258,13 @@ def _beside_codes(payload: list[Any], path: Path) -> tuple[Any, list[str]]:
     return table.drop_columns(out), said
 
 
-def _sidecars(path: Path, cut: Cutting, rows: Rows, ids: tuple[str, ...]) -> dict[str, str]:
-    """What queries must be multiplied with, what a hit stands for, how codes are read: only what there is to say."""
-    out: dict[str, str] = {}
-
-    for name in ("projection.npz", "groups.json", "codebook.npz", "reader.py"):
-        beside(path, name).unlink(missing_ok=True)  # of an earlier plan
-
-    def put(key: str, name: str, data: bytes) -> None:
-        write_atomic(beside(path, name), data)
-        out[key] = str(beside(path, name))
-
-    if not cut.reduction.identity:
-        put("projection", "projection.npz", forms.projection(cut.reduction))
-    found = forms.groups(rows, ids)
-    if found:
-        put("groups", "groups.json", json.dumps(found, ensure_ascii=False, indent=0).encode())
-    if cut.codes is not None:
-        put("codebook", "codebook.npz", forms.codebook(cut.codes))
-        shutil.copyfile(reader.__file__, beside(path, "reader.py"))
-        out["reader"] = str(beside(path, "reader.py"))
-    return out
-
-
 def _to_milvus(
     spec: str, stream: _Stream, bench: Bench, cut: Cutting, out: str, alias: str | None, progress: Progress
 ) -> dict[str, Any]:
     from core.milvus_push import push
 
     source = stream.source
-    arrays = (*_arrays(cut.reduction), stream.rows.kept, stream.rows.stands)
-    merged = () if stream.rows.vectors is None else (stream.rows.vectors,)
-    fingerprint = digest(bench.model.fingerprint, spec, str(source.rows), str(cut.resolved), *arrays, *merged)
+    fingerprint = digest(spec, str(cut.resolved), str(cut.reduction.metric), stream.rows.stands, _content(stream))
     target = stores.parse(out)
     index = "FLAT" if is_local(target.uri) else "AUTOINDEX"  # a local file is built nine times as fast so
     batches = (stores.Batch(ids, small, _payload(more, len(ids))) for ids, small, more in stream)
@@ -317,9 +280,12 @@ def _to_milvus(
     return about | said
 
 
-def _arrays(reduction: Reduction) -> list[NDArray[Any]]:
-    """What decides a dimension cut: another fit, another collection."""
-    return [a for a in (reduction.kept, reduction.basis, reduction.query_basis, reduction.mean) if a is not None]
+def _content(stream: _Stream) -> str:
+    """One pass over the rows as they will be pushed: another id, number or field, another collection."""
+    found = hashlib.sha256()
+    for ids, small, more in stream:
+        found.update(digest(json.dumps(ids), small, json.dumps(_payload(more, len(ids)), default=str)).encode())
+    return found.hexdigest()
 
 
 def _payload(more: Any, count: int) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ The harness swaps a process-wide runtime: one page at a time, never from threads
 
 from __future__ import annotations
 
-import argparse
 import io
 import json
 import os
@@ -14,37 +13,23 @@ import subprocess
 import sys
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import commands, jobs
+from core import jobs
 from core.bench import prepare
 from core.plan import Step
 from core.registry import card, names
-from core.types import quiet
 from core.verdict import Study, gigabytes, study
+
+pytestmark = pytest.mark.usefixtures("warmed", "no_worker_left")
 
 ROOT = Path(__file__).parents[1]
 PAGES = ("prune", "explore", "compare", "data", "methods")
 MARKUP = '<b>bold</b> <img src=x onerror=alert(1)> ![p](https://example.org/p.png) :red[r] $x$ =cmd()|"/C calc"!A1'
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warmed(espalier_home: Path) -> None:
-    """What `make run` does before the server starts."""
-    commands.warm(argparse.Namespace(), quiet)
-
-
-@pytest.fixture(autouse=True)
-def _no_worker_left(_warmed: None) -> Iterator[None]:
-    """A page may start work (UMAP); no test waits for it."""
-    yield
-    for status in jobs.runs():
-        jobs.cancel(status.id)
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -21,19 +21,9 @@ from core.types import quiet
 from tests.test_app import at, checked, command, opened, said, verdict
 from tests.tiny_models import WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("warmed", "no_worker_left")
+
 ROOT = Path(__file__).parents[1]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warmed(espalier_home: Path) -> None:
-    commands.warm(build_parser().parse_args(["warm"]), quiet)
-
-
-@pytest.fixture(autouse=True)
-def _no_worker_left(_warmed: None) -> Iterator[None]:
-    yield
-    for status in jobs.runs():
-        jobs.cancel(status.id)
 
 
 def speed() -> AppTest:

@@ -5,39 +5,29 @@ The harness swaps a process-wide runtime: one page at a time, never from threads
 
 from __future__ import annotations
 
-import argparse
 import io
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import commands, jobs, row_study, stores
+from core import row_study, stores
 from core.bench import prepare
 from core.plan import Step
-from core.types import quiet
 from core.vector_bench import open_bench
 from core.verdict import study
+from pages._ui import cache
+from pages._ui.session import Choice
 from tests.interactions_like import drawn, write_movielens
 from tests.synthetic import documents_like_text
 from tests.test_app import at, checked, command, opened, said, verdict
 
+pytestmark = pytest.mark.usefixtures("warmed", "no_worker_left")
+
 ROWS = 300
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _warmed(espalier_home: Path) -> None:
-    commands.warm(argparse.Namespace(), quiet)
-
-
-@pytest.fixture(autouse=True)
-def _no_worker_left(_warmed: None) -> Iterator[None]:
-    yield
-    for status in jobs.runs():
-        jobs.cancel(status.id)
 
 
 def vectors() -> bytes:
@@ -185,3 +175,13 @@ def test_without_a_named_database_no_address_can_be_typed(monkeypatch: pytest.Mo
     page = at(opened(), "data")
     assert any("ESPALIER_MILVUS" in m.value for m in page.markdown)
     assert "milvus_pick" not in [s.key for s in page.selectbox]
+
+
+def test_a_file_that_is_written_anew_is_read_anew(tmp_path: Path) -> None:
+    """A collection that is read again keeps its path."""
+    choice = Choice("minilm", str(tmp_path / "x.npy"))
+    found = []
+    for seed in (1, 1, 2):
+        np.save(tmp_path / "x.npy", documents_like_text(60, 8, seed))
+        found.append(cache._bench(choice).fingerprint)
+    assert found[0] == found[1] != found[2]

@@ -7,7 +7,7 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
@@ -33,6 +33,8 @@ from core.surgery.vocabulary import ids_of
 from core.types import Texts
 from tests.tiny_models import ARCHITECTURES, HEADS, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
+
 ROOT = Path(__file__).parents[1]
 METHODS = [n for n in registry.names() if registry.STAGES[n.split("/")[0]] == 0 and registry.card(n).cuts]
 SIZE = WIDTH // HEADS
@@ -43,21 +45,6 @@ FIT = Texts(
 )  # fmt: skip
 OTHERS = [" ".join(_dice.choice(WORDS, 2 + i)) for i in range(12)]  # nothing was fitted on these
 QUICK = {"l1": " steps=4"}  # training, but not for long
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: threads that wait for each other would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hundreds of small folders, none of which has to outlive the machine."""
-    monkeypatch.setattr(store, "sync", lambda path: None)
 
 
 @pytest.fixture(scope="session")
@@ -493,6 +480,7 @@ from core import derive, folders, store
 from core.encoders import open_model
 from core.embedding import load
 from tests.test_derive import FIT, steps
+
 model = open_model(sys.argv[1])
 load(model.path)
 places = {"cut": (derive, "perform"), "written": (folders, "check_config"), "listed": (store, "sync")}

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import numpy as np
 import pytest
 import torch
@@ -22,20 +20,14 @@ from core.plan import Plan, parse
 from core.recover.l1 import FASTER, train_l1, unit_gates
 from tests.tiny_models import ARCHITECTURES, WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 _dice = np.random.default_rng(0)
 TEXTS = CalibrationTexts(
     tuple(" ".join(_dice.choice(WORDS, 4 + i % 9)) for i in range(60)),
     tuple(" ".join(_dice.choice(WORDS, 3)) for i in range(40)),
 )
 OTHERS = [" ".join(_dice.choice(WORDS, 2 + i)) for i in range(12)]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

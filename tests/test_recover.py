@@ -30,6 +30,8 @@ from core.recover.finetune import finetune
 from core.types import Texts
 from tests.tiny_models import ARCHITECTURES, WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 CUT = "layers/influence keep=2 calibration=2000 | neurons/magnitude ratio=0.5 calibration=2000"
 
 
@@ -55,15 +57,6 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Any:
 @pytest.fixture(scope="module")
 def cut(model: Any) -> Work:
     return done(model, CUT)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: threads that wait for each other would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(autouse=True)

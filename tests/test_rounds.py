@@ -8,14 +8,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -34,6 +32,8 @@ from core.surgery.tokens import read_tokenizer
 from core.types import Texts
 from tests.tiny_models import WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread", "no_fsync")
+
 ROOT = Path(__file__).parents[1]
 _dice = np.random.default_rng(0)
 COUNT = 60
@@ -50,19 +50,6 @@ TARGETS = {
     "tokens": "tokens/frequency ratio=0.4",
     "weights": "weights/l1 ratio=0.8 steps=3",
 }
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.fixture(autouse=True)
-def _no_fsync(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(store, "sync", lambda path: None)
 
 
 @pytest.fixture(scope="module")
@@ -274,11 +261,13 @@ def test_a_lost_round_is_done_again_and_no_other(model: ModelInfo, home: Path) -
 _CHILD = """
 import sys
 sys.path.insert(0, sys.argv[2])
+import torch
 from core import folders, rounds
 from core.derive import derive
 from core.encoders import open_model
 from tests import test_rounds as t
-t.torch.set_num_threads(1)
+
+torch.set_num_threads(1)
 write = rounds.write
 def noting(*args):
     write(*args)

@@ -13,7 +13,7 @@ from core import registry
 from core.bench import Bench, Judge
 from core.errors import PlanError
 from core.evaluate import retrieval
-from core.evaluate.judgements import MISSING, Judgements, from_qrels
+from core.evaluate.judgements import MISSING, Judgements, from_neighbours, from_qrels
 from core.evaluate.ranking import ranks
 from core.evaluate.thinned import ranks_left
 from core.judging import measured, reduce
@@ -102,8 +102,9 @@ def test_hidden_documents_are_as_if_they_were_not_there_for_that_query_alone() -
 
 @pytest.mark.parametrize("seed", range(4))
 def test_l2_ranks_by_distance(seed: int) -> None:
+    """Wherever the origin lies: what all rows have in common eats no digits of their distances."""
     rng = np.random.default_rng(seed)
-    documents = (rng.normal(size=(80, 6)) * rng.uniform(0.5, 30) + 5).astype(np.float32)
+    documents = (rng.normal(size=(80, 6)) * rng.uniform(0.5, 30) + 1000).astype(np.float32)
     queries = (documents[:20] + rng.normal(size=(20, 6))).astype(np.float32)
     ids = [f"d{i}" for i in range(80)]
     task = from_qrels([f"q{i}" for i in range(20)], ids, {f"q{i}": {f"d{i}": 1, f"d{i + 20}": 1} for i in range(20)})
@@ -114,6 +115,9 @@ def test_l2_ranks_by_distance(seed: int) -> None:
     assert (got[1] == wanted).all()
     three = ((queries[:, None, :3].astype(np.float64) - documents[None, :, :3]) ** 2).sum(axis=2)
     assert (got[0] == (np.argsort(np.argsort(three, axis=1), axis=1) + 1)[task.owner, task.columns[task.judged]]).all()
+    assert (ranks_left(task, queries, documents, np.arange(80), [80], "l2")[0] == wanted).all()
+    near = from_neighbours(queries, documents, ids, np.full(20, -1), metric="l2")
+    assert (ranks(near, queries, documents, [6], "l2")[0] <= 10).all()
 
 
 # ---- which rows stay ------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ The local file and the server are both Milvus Lite: the server is its own gRPC s
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
@@ -17,11 +18,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core import milvus_client as mc
+from core.__main__ import main
 from core.errors import InputError
 from core.milvus_collections import COMPLETE
 from core.milvus_push import Pushed, push
@@ -252,6 +256,32 @@ def test_a_push_from_a_file_makes_dynamic_fields(tmp_path: Path) -> None:
     source = open_source(f"{tmp_path}/new.db#live")
     assert (source.metric, source.index, source.id_field) == ("l2", "HNSW", "id")
     assert everything(source.location) == {f"{i}": (x[i].tobytes(), {"title": f"t{i}"}) for i in range(10)}
+
+
+def test_a_source_that_changed_is_another_push(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A field, a vector or an id of one row: each makes a new collection; nothing changed, nothing is written."""
+    argv = ["vectors", "prune", "--in", f"{tmp_path}/a.parquet", "--out", f"{tmp_path}/b.db#docs", "--metric", "dot",
+            "--plan", "vectors/norm ratio=0.5", "--json"]  # fmt: skip
+    ids, x, price = [f"d{i}" for i in range(40)], unit(vectors(40, 8)), list(range(40))
+    x *= np.linspace(2, 1, 40)[:, None].astype(np.float32)  # the last half goes
+
+    def pushed() -> tuple[str, int]:
+        flat = pa.FixedSizeListArray.from_arrays(pa.array(x.ravel()), 8)
+        pq.write_table(pa.table({"id": ids, "vector": flat, "price": price}), tmp_path / "a.parquet")
+        assert main(argv) == 0
+        done = json.loads(capsys.readouterr().out)["export"]
+        return done["collection"], done["written"]
+
+    first = pushed()
+    assert pushed() == (first[0], 0)
+    names = {first[0]}
+    price[3] = 99
+    names.add(pushed()[0])
+    ids[4] = "other"
+    names.add(pushed()[0])
+    x[5] *= 1.001
+    names.add(pushed()[0])
+    assert len(names) == 4
 
 
 def test_a_foreign_collection_is_never_written_to(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,8 @@ from core.surgery.slicing import cut_heads, cut_layers, cut_neurons, cut_width, 
 from core.surgery.walk import Walker
 from tests.tiny_models import ARCHITECTURES, HEADS, HIDDEN, WIDTH, WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 LAYERS = 3
 SIZE = WIDTH // HEADS
 TEXTS = tuple(" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 12)) for i in range(40))
@@ -36,15 +38,6 @@ EVEN_NEURONS = (np.arange(0, 64, 2), np.arange(5, 37), np.arange(32))
 CHANNELS = np.sort(np.random.default_rng(3).permutation(WIDTH)[:24])  # three heads wide
 SAME_HEADS = np.array([0, 2, 3])
 every_architecture = pytest.mark.parametrize("architecture", ARCHITECTURES)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: threads that wait for each other would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
@@ -335,6 +328,7 @@ import json, sys
 import numpy as np
 from sentence_transformers import SentenceTransformer
 from transformers import AutoModel
+
 folders, texts, out = json.load(open(sys.argv[1]))
 found, info = {}, {}
 for name, folder in folders.items():

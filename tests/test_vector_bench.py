@@ -13,16 +13,20 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from scipy.stats import spearmanr
 
-from core import codes, pipeline, registry, row_study, vector_export
+from core import codes, pipeline, registry, report, row_study, vector_export
 from core.__main__ import main
 from core.bench import prepare
+from core.data import vector_bodies, vector_writers
 from core.data.vector_files import open_writer, read_vectors
 from core.encoders import VECTORS
-from core.errors import InputError
+from core.errors import InputError, PlanError
+from core.evaluate import cost
 from core.evaluate.judgements import similarity
 from core.export.vectors import SNIPPET
 from core.judging import measured
+from core.pipeline import judge_cut
 from core.plan import Step, parse
 from core.types import Metric, unit
 from core.vector_bench import is_source, open_bench, read_source
@@ -188,6 +192,118 @@ def test_other_columns_and_integer_ids_go_along(tmp_path: Path, capsys: pytest.C
     assert set(rows) == set(np.argsort(-norms, kind="stable")[:50].tolist())
 
 
+def test_another_log_of_queries_is_another_bench(folder: Path, tmp_path: Path) -> None:
+    """Their ids are the same numbers: only the vectors tell them apart, on disk and in every cache."""
+    x = unit(read_vectors(folder / "index.npy").vectors)
+    found = []
+    for seed in (1, 2):
+        np.save(tmp_path / f"{seed}.npy", near(x[seed * 40 : seed * 40 + 30], 0.3, seed))
+        bench = prepare("", [str(folder / "index.npy")], queries=tmp_path / f"{seed}.npy")
+        curve = row_study.study(bench, bench.judges[0], Step("vectors/random"), (0.0, 0.5)).plain
+        cut = judge_cut(bench, parse("vectors/random ratio=0.5"), draws=0)
+        assert float(curve.values["ndcg@10"][1].mean()) == pytest.approx(cut.after[0].means["ndcg@10"])
+        found.append((bench.fingerprint, curve.values["ndcg@10"][1].tolist()))
+    assert found[0][0] != found[1][0]
+    assert found[0][1] != found[1][1]
+
+
+def test_a_row_named_like_a_query_is_found_all_the_same(tmp_path: Path) -> None:
+    x = documents_like_text(60, 8)
+    with open_writer(tmp_path / "index.npz", dimension=8) as out:
+        out.add([f"query-{i}" for i in range(60)], x)
+    np.save(tmp_path / "asked.npy", x[:9])
+    judge = prepare("", [str(tmp_path / "index.npz")], queries=tmp_path / "asked.npy").judges[0]
+    assert judge.task is not None
+    assert (judge.task.own == -1).all()
+    first = [judge.dataset.documents.ids[judge.task.columns[judge.task.judged[p]]] for p in judge.task.pointer[:-1]]
+    assert first == [f"query-{i}" for i in range(9)]
+
+
+def test_word_pairs_are_compared_as_the_metric_says(folder: Path) -> None:
+    bench = prepare("", [str(folder / "index.npy"), str(folder / "pairs.txt")], metric="l2")
+    pairs = bench.judges[1]
+    apart = np.linalg.norm(pairs.documents.vectors.astype(np.float64) - pairs.queries.vectors, axis=1)
+    assert measured(pairs).means["spearman"] == pytest.approx(spearmanr(-apart, pairs.dataset.scores).statistic)
+
+
+def test_search_is_timed_on_what_is_stored(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    timed: list[tuple[int, ...]] = []
+    monkeypatch.setattr(cost, "search_ms", lambda queries, documents: timed.append(documents.shape) or 1.0)
+    bench = prepare("", [str(folder / "index.npy")])
+    for method in ("duplicates", "centroid", "norm"):
+        report.pruning(bench, judge_cut(bench, parse(f"vectors/{method} ratio=0.75"), draws=0), 0)
+    assert set(timed) == {(N, D), (N // 4, D)}
+
+
+def test_labelled_texts_lose_rows_of_every_kind(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = {"sea": ("ship", "sail", "wave", "port"), "wood": ("tree", "leaf", "root", "bark")}
+    rows = [f"{' '.join(np.roll(w, i))} {i},{k}" for i in range(30) for k, w in words.items()]
+    (tmp_path / "l.csv").write_text("\n".join(["text,label", *rows]), encoding="utf-8")
+    for method in ("duplicates", "centroid", "random"):
+        plan = ["--data", tmp_path / "l.csv", "--plan", f"vectors/{method} ratio=0.3", "--draws", "1"]
+        answer = run(capsys, "prune", *plan)
+        assert 0 <= answer["after"]["quality"]["l"]["accuracy"] <= 1
+
+
+def test_more_rows_than_there_are_is_said_first(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bench = prepare("", [str(folder / "index.npy")])
+    monkeypatch.setattr(pipeline, "reduce", lambda *_: pytest.fail("work was begun"))
+    with pytest.raises(PlanError, match="401"):
+        judge_cut(bench, parse("dimensions/svd keep=12 | vectors/random keep=401"))
+
+
+def test_nothing_that_is_not_ours_is_replaced_or_removed(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    plan = ["--plan", "dimensions/svd keep=8 | vectors/duplicates ratio=0.5"]
+    source = ["vectors", "prune", "--in", folder / "index.npy", *plan, "--out"]
+    run(capsys, *source, tmp_path / "x.parquet")
+    before = {p.name: p.read_bytes() for p in tmp_path.iterdir()}
+    assert "x.projection.npz" in run(capsys, *source, tmp_path / "x.npy", code=2)["error"]  # the parquet's
+    chained = ["vectors", "prune", "--in", tmp_path / "x.parquet", *plan, "--out"]
+    run(capsys, *chained, tmp_path / "x.npz", code=2)  # the source's own
+    for name in ("mine.groups.json", "mine.reader.py", "mine.report.json", "mine.ids.txt"):
+        (tmp_path / name).write_text("{}")
+        assert name in run(capsys, *source, tmp_path / "mine.npy", code=2)["error"]
+        (tmp_path / name).unlink()
+    assert {p.name: p.read_bytes() for p in tmp_path.iterdir()} == before
+    run(capsys, *source, tmp_path / "x.parquet")  # its own are made anew
+    assert {p.name for p in tmp_path.iterdir()} == set(before)
+
+
+def test_a_run_that_fails_claims_no_name(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with open_writer(tmp_path / "in.npz", dimension=8) as out:
+        out.add([f"two words {i}" for i in range(40)], documents_like_text(40, 8))
+    argv = ["vectors", "prune", "--in", tmp_path / "in.npz", "--plan", "vectors/norm ratio=0.5", "--metric", "dot"]
+    run(capsys, *argv, "--out", tmp_path / "o.txt", code=2)  # no white space in a GloVe file
+    (tmp_path / "o.txt").write_text("mine")
+    run(capsys, *argv, "--out", tmp_path / "o.txt", code=2)
+    assert {p.name for p in tmp_path.iterdir()} == {"in.npz", "o.txt"}
+    assert (tmp_path / "o.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("suffix", ["npy", "parquet"])
+def test_killed_before_or_behind_the_rename_it_goes_on(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    out = tmp_path / f"o.{suffix}"
+    argv = ["vectors", "prune", "--in", folder / "index.npy", "--out", out, "--plan"]
+    run(capsys, *argv, "vectors/norm ratio=0.5")
+    with monkeypatch.context() as patch:  # after the report, before the name
+        patch.setattr(vector_writers, "sync", lambda path: None)
+        patch.setattr(vector_bodies, "_place_ids", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        patch.setattr(vector_writers._Parquet, "place", lambda _: (_ for _ in ()).throw(SystemExit(9)))
+        with pytest.raises(SystemExit):
+            main([*map(str, argv), "vectors/random ratio=0.25"])
+    run(capsys, *argv, "vectors/random ratio=0.25")
+    with monkeypatch.context() as patch:  # after the name, before what stands beside it
+        patch.setattr(vector_export, "write_sidecars", lambda *_: (_ for _ in ()).throw(SystemExit(9)))
+        with pytest.raises(SystemExit):
+            main([*map(str, argv), "dimensions/svd keep=8 | vectors/norm ratio=0.1"])
+    run(capsys, *argv, "dimensions/svd keep=8 | vectors/norm ratio=0.1")
+    assert len(read_vectors(out).ids) == 0.9 * N
+
+
 def test_codes_are_written_with_what_reads_them(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -286,6 +402,14 @@ def test_vectors_too_small_to_be_told_apart_are_refused(tmp_path: Path, capsys: 
     said = run(capsys, "vectors", "prune", *plan, "--metric", "dot", code=2)["error"]
     assert "10,000" in said
     run(capsys, "vectors", "prune", *plan)
+
+
+def test_vectors_that_cosine_cannot_tell_apart_are_named(tmp_path: Path) -> None:
+    x = documents_like_text(200, 8)
+    for name, offset, said in (("far.npy", 100, True), ("near.npy", 0, False)):
+        np.save(tmp_path / name, x + np.float32(offset))
+        assert any("same way" in n for n in read_source(str(tmp_path / name)).notes) == said
+        assert not any("same way" in n for n in read_source(str(tmp_path / name), "l2").notes)
 
 
 EVERY = [(name, "cosine") for name in (*registry.names("dimensions"), *registry.names("quantize"))]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,21 +25,14 @@ from core.plan import Cut
 from core.surgery.masks import cut_weights, mask, refit, sparse_speed
 from tests.tiny_models import ARCHITECTURES, WORDS, tiny_model
 
+pytestmark = pytest.mark.usefixtures("one_thread")
+
 METHODS: tuple[type[weights.WeightMethod], ...] = (
     weights.Random, weights.Magnitude, weights.Activation, weights.Taylor, weights.L1, weights.SecondOrder,
     weights.ImportanceSampling,
 )  # fmt: skip
 SEEDED = [m for m in METHODS if m.card.seeded]
 TEXTS = tuple(" ".join(np.random.default_rng(i).choice(WORDS, 3 + i % 9)) for i in range(48))
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny matrices: threads that wait for each other would take most of the time."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")

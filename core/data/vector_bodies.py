@@ -166,11 +166,14 @@ class Body:
         self.file.close()
         target = self.target
         ids = np.concatenate(self.numbers) if self.numbers else self.names
-        made = _Made(self.body, self.rows, target.dimension, target.dtype, ids)
+        self.assembled = _Made(self.body, self.rows, target.dimension, target.dtype, ids)
         with target.made.open("wb") as out:
-            ASSEMBLE[target.suffix](made, out)
-        if target.suffix == ".npy":
-            _place_ids(made, target.path)
+            ASSEMBLE[target.suffix](self.assembled, out)
+
+    def place(self) -> None:
+        """What stands beside the file takes its name before the file does."""
+        if self.target.suffix == ".npy":
+            _place_ids(self.assembled, self.target.path)
 
     def discard(self) -> None:
         try:

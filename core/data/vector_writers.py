@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -82,6 +82,9 @@ class _Parquet:
         self._flush()
         self.file.close()
 
+    def place(self) -> None:
+        """Nothing stands beside a Parquet."""
+
     def discard(self) -> None:
         if self.file is not None:
             self.file.close()
@@ -94,9 +97,9 @@ class Writer:
     format keeps them apart from the vectors (npy, npz, safetensors).
     """
 
-    def __init__(self, target: Target, like: Columns | None) -> None:
+    def __init__(self, target: Target, like: Columns | None, begun: Callable[[Path], None] | None) -> None:
         self.target, self.rows = target, 0
-        self._like = like
+        self._like, self._begun = like, begun
         self._left_out: tuple[str, ...] = ()
 
     @property
@@ -162,6 +165,9 @@ class Writer:
                 with _writing(path):
                     self._sink.finish()
                     sync(made)
+                    if self._begun:
+                        self._begun(made)
+                    self._sink.place()
                     made.replace(path)
                     sync(path.parent)
         finally:
@@ -177,12 +183,14 @@ def open_writer(
     id_type: IdType = "string",
     dtype: DType = "float32",
     like: VectorFile | None = None,
+    begun: Callable[[Path], None] | None = None,
 ) -> Writer:
     """A Writer for `path`, whose suffix says the format.
 
     id_type  "row" or "integer": ids are whole numbers in decimal digits, and stand as int64 where the format has it
     dtype    "float16" halves npy, npz, Parquet and safetensors; a value over 65,504 is then refused
     like     the file that the rows come from: names, types and order of its Parquet columns are kept
+    begun    is called with the finished file just before that takes its name
 
     InputError for an unknown suffix, a dimension below 1, a type the format has not, or a path that is `like`'s own.
     """
@@ -195,7 +203,7 @@ def open_writer(
         raise InputError(f"a {target.suffix} cannot hold {dtype}; write float32.")
     if like is not None and path.exists() and path.samefile(like.path):
         raise InputError(f"{path.name} is the file that is being read; write to another one.")
-    return Writer(target, like.columns if like else None)
+    return Writer(target, like.columns if like else None, begun)
 
 
 @contextlib.contextmanager

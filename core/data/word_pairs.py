@@ -9,8 +9,6 @@ from core.data.cleaning import number
 from core.data.readers import lines, no_rows, shown
 from core.errors import DataError
 
-_SNIFFED = 1 << 16  # bytes
-
 
 def _cells(line: str, separator: str | None) -> list[str]:
     return [cell.strip() for cell in line.split(separator)]
@@ -45,21 +43,3 @@ def read_word_pairs(path: Path) -> list[tuple[str, str, float]]:
     if not out:
         raise no_rows(file)
     return out
-
-
-def looks_like_word_pairs(path: Path) -> bool:
-    """Whether the first lines are two single words and a score each (the very first may be a header). Never raises."""
-    try:
-        with path.open("rb") as f:
-            head = f.read(_SNIFFED)
-        whole = head if len(head) < _SNIFFED else head[: head.rindex(b"\n")]
-        found = [line for line in whole.decode("utf-8-sig").splitlines() if line.strip()]
-        separator = _separator(found)
-    except (OSError, ValueError, StopIteration):
-        return False
-    rows = [_cells(line, separator) for line in found]
-    if len(rows) > 1 and number(rows[0][-1]) is None:
-        rows = rows[1:]
-    return all(
-        len(row) == 3 and number(row[2]) is not None and all(w and len(w.split()) == 1 for w in row[:2]) for row in rows
-    ) and any(number(row[1]) is None for row in rows)

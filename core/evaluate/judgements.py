@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from core.types import Floats, Ints, Metric, unit
+from core.types import Floats, Ints, Metric, centred, unit
 
 MISSING = 1 << 40  # the rank of a document that cannot be retrieved at all
 STEP = 1e-6  # scores are rounded to this before they are ranked
@@ -162,6 +162,8 @@ def similarity(queries: Floats, documents: Floats, metric: Metric) -> Floats:
     """(q, n) serving scores: cosine, the plain dot product, or minus half the squared distance."""
     if metric == "cosine":
         queries, documents = unit(queries), unit(documents)
+    if metric == "l2":
+        queries, documents = centred(queries, documents)
     out = np.zeros((len(queries), len(documents)), np.float32)
     for a in range(0, documents.shape[1], AXES):
         out += queries[:, a : a + AXES] @ documents[:, a : a + AXES].T

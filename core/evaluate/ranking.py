@@ -25,7 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.evaluate.judgements import AXES, MISSING, NOISE, STEP, Judgements, between, ints
-from core.types import Floats, Ints, Metric
+from core.types import Floats, Ints, Metric, centred
 
 _QUERIES, _DOCUMENTS = 128, 2048  # a tile of scores: small enough to stay in a core's cache
 
@@ -62,6 +62,7 @@ def ranks(
 
 def _l2_ranks(task: Judgements, queries: Floats, documents: Floats) -> Ints:
     """Nearest by distance is largest by q.d - |d|^2 / 2: a dot product with one axis more, scaled like the others."""
+    queries, documents = centred(queries, documents)
     squares = np.einsum("ij,ij->i", documents, documents, dtype=np.float64)
     level = np.sqrt(squares.mean()) or 1.0
     d = np.concatenate([documents, (-squares / (2 * level)).astype(np.float32)[:, None]], axis=1)

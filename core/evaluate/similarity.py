@@ -12,7 +12,13 @@ from core.types import Floats, Metric, unit
 
 
 def pair_scores(left: Floats, right: Floats, metric: Metric = "cosine") -> NDArray[np.float64]:
-    """(n,) similarity of row i of one with row i of the other, rounded to 1e-6."""
+    """(n,) similarity of row i of one with row i of the other, rounded to 1e-6; for L2 minus half the distance squared.
+
+    Where only the order counts, as for Spearman, that is as good as the distance.
+    """
+    if metric == "l2":
+        apart = left.astype(np.float64) - right
+        return np.asarray(np.round(-np.einsum("ij,ij->i", apart, apart) / 2, 6))
     if metric == "cosine":
         left, right = unit(left), unit(right)
     return np.asarray(np.round(np.einsum("ij,ij->i", left, right, dtype=np.float64), 6))

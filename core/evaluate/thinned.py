@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from core.evaluate.judgements import MISSING, NOISE, STEP, Judgements, similarity
-from core.types import Floats, Ints, Metric
+from core.types import Floats, Ints, Metric, centred
 
 _BLOCK = 64  # queries whose scores are held at a time
 
@@ -26,6 +26,8 @@ def ranks_left(
     places (n,) is the place of each document row in the order, most important first. A judged row that is gone has
     the rank MISSING. Cost: one matrix product and one pass over the rows for each judged document.
     """
+    if metric == "l2":
+        queries, documents = centred(queries, documents)
     place = places[task.columns]
     sizes = np.asarray(cuts, np.int64)
     ordered = np.sort(sizes)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from core.errors import InputError
 from core.methods.base import Card, VectorMethod, choice, option
 from core.neighbours import distinct, hashed
-from core.types import FitContext, Floats, Ints, Ranking, unit
+from core.types import FitContext, Floats, Ints, Ranking, centred, unit
 
 _BLOCK = 2**25  # numbers held at a time
 _ASKING = 10_000  # rows that ask, of a large index: a sample by content
@@ -42,6 +42,8 @@ def _lists(context: FitContext, k: int, own: bool, name: str) -> _Lists:
     x, asked = (unit(v) if cosine else v for v in (context.documents, context.pseudo_queries))
     told = asked.any(axis=1) | (context.metric == "l2")  # a query of zeros asks for nothing
     asked, owners = asked[told], context.owners[told]
+    if context.metric == "l2":
+        asked, x = centred(asked, x)
     if not len(asked):
         raise InputError(f"{name}: there is no query to learn from; give queries, or texts to take them from")
     first, place = distinct(x)

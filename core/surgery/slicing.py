@@ -7,7 +7,7 @@ that add exactly nothing, and trimmed when they are loaded again.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -24,19 +24,22 @@ def take(view: Anatomy, word: str, kept: Index, layer: int | None = None) -> Non
     import torch
 
     index = torch.as_tensor(np.asarray(kept, np.int64))
+    for module, leaf, axis, blocks in _counting(view, word, layer):
+        old = getattr(module, leaf)
+        step = old.shape[axis] // blocks
+        rows = torch.cat([index + b * step for b in range(blocks)])
+        _replace(module, leaf, old.detach().index_select(axis, rows))
+
+
+def _counting(view: Anatomy, word: str, layer: int | None) -> Iterator[tuple[Any, str, int, int]]:
+    """Every axis that counts `word`: module, name of its tensor, axis, and how often the units stand in it."""
     prefix = "" if layer is None else f"{view.parts.layers}.{layer}."
     for name, words in view.axes().items():
-        if not name.startswith(prefix):
-            continue
-        for axis, counted in enumerate(words):
-            if counted.lstrip("23") != word:
-                continue
-            module, leaf = view.backbone.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-            old = getattr(module, leaf)
-            blocks = times(counted)
-            step = old.shape[axis] // blocks
-            rows = torch.cat([index + b * step for b in range(blocks)])
-            _replace(module, leaf, old.detach().index_select(axis, rows))
+        if name.startswith(prefix):
+            owner, _, leaf = name.rpartition(".")
+            for axis, counted in enumerate(words):
+                if counted.lstrip("23") == word:
+                    yield view.backbone.get_submodule(owner), leaf, axis, times(counted)
 
 
 def _replace(module: Any, leaf: str, tensor: Any) -> None:
@@ -183,18 +186,11 @@ def _grow(view: Anatomy, word: str, size: int, old_size: int, layer: int | None)
     """Zeros behind the units of every axis that counts `word`."""
     import torch
 
-    prefix = "" if layer is None else f"{view.parts.layers}.{layer}."
-    for name, words in view.axes().items():
-        if not name.startswith(prefix):
-            continue
-        for axis, counted in enumerate(words):
-            if counted.lstrip("23") != word:
-                continue
-            module, leaf = view.backbone.get_submodule(name.rpartition(".")[0]), name.rpartition(".")[2]
-            old = getattr(module, leaf).detach()
-            parts = []
-            for block in old.split(old_size, dim=axis):
-                shape = list(block.shape)
-                shape[axis] = size - old_size
-                parts += [block, torch.zeros(shape, dtype=old.dtype)]
-            _replace(module, leaf, torch.cat(parts, dim=axis))
+    for module, leaf, axis, _ in _counting(view, word, layer):
+        old = getattr(module, leaf).detach()
+        parts = []
+        for block in old.split(old_size, dim=axis):
+            shape = list(block.shape)
+            shape[axis] = size - old_size
+            parts += [block, torch.zeros(shape, dtype=old.dtype)]
+        _replace(module, leaf, torch.cat(parts, dim=axis))

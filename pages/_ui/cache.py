@@ -5,6 +5,8 @@ Everything in here answers at once; what would take long is a job (jobs.py) whos
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
@@ -28,11 +30,20 @@ _FEW, _SOME, _MANY = 4, 24, 256
 _QUICK = 400_000  # documents x queries up to which a study takes well under two seconds
 
 
-@st.cache_resource(max_entries=_FEW, show_spinner=False)
-def read(spec: str, queries: str, seed: int) -> list[Dataset]:
-    from pathlib import Path
+def _written(*specs: str) -> tuple[tuple[int, int], ...]:
+    """When the files behind names were written, and their sizes: a file that is read anew is another one."""
+    paths = [Path(s).expanduser() for s in specs if s]
+    found = [p.stat() for p in paths if p.exists()]
+    return tuple((s.st_mtime_ns, s.st_size) for s in found)
 
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def _read(spec: str, queries: str, seed: int, written: object) -> list[Dataset]:
     return data.load(spec, queries=Path(queries) if queries else None, seed=seed)
+
+
+def read(spec: str, queries: str, seed: int) -> list[Dataset]:
+    return _read(spec, queries, seed, _written(spec, queries))
 
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
@@ -40,10 +51,12 @@ def model_info(spec: str) -> encoders.ModelInfo:
     return encoders.open_model(spec)
 
 
-@st.cache_resource(max_entries=_FEW, show_spinner=False)
 def _bench(choice: Choice) -> Bench:
-    from pathlib import Path
+    return _opened(choice, _written(choice.data, choice.fit_on, choice.queries, *choice.pairs))
 
+
+@st.cache_resource(max_entries=_FEW, show_spinner=False)
+def _opened(choice: Choice, written: object) -> Bench:
     fit = [choice.fit_on] if choice.fit_on else []
     queries = Path(choice.queries) if choice.queries else None
     model = "" if is_source(choice.data) else model_info(choice.model)

@@ -132,8 +132,9 @@ def milvus() -> None:
             return
         picked = st.selectbox("Collection / field", list(fields), key="milvus_pick")
         info, field = fields[str(picked)]
-        st.caption(f"{info.rows:,} rows, {field.dimension} dimensions, {field.metric}.")
-        _fetched(f"{uri}#{picked}", info.name, str(field.metric), info.rows)
+        metric = field.metric or "cosine"
+        st.caption(f"{info.rows:,} rows, {field.dimension} dimensions, {metric}.")
+        _fetched(f"{uri}#{picked}", info.name, metric, info.rows)
 
 
 def _listed(uri: str) -> list[stores.CollectionInfo] | None:

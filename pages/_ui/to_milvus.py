@@ -36,6 +36,11 @@ def panel(choice: Choice, plan: Plan) -> None:
             return
         if status is not None and status.state == "done":
             _written((jobs.result(status.id) or {}).get("export") or {}, origin, where.uri)
+            st.button(
+                "Write it again", key="push_again", type="tertiary", on_click=running.again,
+                args=(argv, f"Milvus: {where.collection}"),
+                help="Reads the collection as it is now; where it has changed, a new one is written.",
+            )  # fmt: skip
             return
         if status is not None:
             st.error(views.plain(status.error or status.state))
