@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -45,7 +46,10 @@ def _inputs(parser: argparse.ArgumentParser) -> None:
 
 def _seed(text: str) -> int:
     """A whole number from 0 on."""
-    value = int(text)
+    try:
+        value = int(text)
+    except ValueError as e:
+        raise argparse.ArgumentTypeError(f"{text!r} is no whole number; give 0 or a positive one") from e
     if value < 0:
         raise argparse.ArgumentTypeError(f"{text} is below 0; give 0 or a positive whole number")
     return value
@@ -161,21 +165,32 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+class _Ended(KeyboardInterrupt):
+    """SIGTERM: what was begun is cleared away as after Ctrl-C."""
+
+
+def _end(number: int, frame: object) -> NoReturn:
+    raise _Ended
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; the exit code is 0 on success, 2 on bad input, 1 on a fault of ours."""
     as_json = "--json" in (argv if argv is not None else sys.argv[1:])
     try:
         args = build_parser().parse_args(argv)
+        from core import arguments, commands
+
+        arguments.check(args)
         if args.cache:
             os.environ["ESPALIER_HOME"] = str(Path(args.cache).expanduser().resolve())
         os.environ.setdefault("TORCH_FORCE_WEIGHTS_ONLY_LOAD", "1")
-        from core import commands
-
         answer = commands.run(args)
     except (InputError, Cancelled) as e:
         return _fail(str(e) or "cancelled", 2)
     except EspalierError as e:
         return _fail(str(e), 1)
+    except _Ended:
+        return _fail("ended by SIGTERM", 143)
     except KeyboardInterrupt:
         return _fail("cancelled", 130)
     except MemoryError:
@@ -203,4 +218,5 @@ def _show(command: str, answer: dict[str, Any], as_json: bool) -> None:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGTERM, _end)
     sys.exit(main())

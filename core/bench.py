@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 
 import numpy as np
@@ -320,16 +320,9 @@ def prepare(
     if metric is not None:
         raise InputError(f"--metric {metric}: texts are compared by their model's own metric. Leave --metric out")
     info = open_model(model, progress) if isinstance(model, str) else model
-    datasets = [
-        d
-        for name in names
-        for d in data.load(name, split=split, queries=queries, limit=limit, seed=seed, progress=progress)
-    ]
-    fits = (
-        [d for name in fit_on for d in data.load(name, limit=limit, seed=seed, progress=progress)]
-        if fit_on
-        else datasets
-    )
+    read = partial(data.load, limit=limit, seed=seed, progress=progress)
+    datasets = data.told_apart([d for name in names for d in read(name, split=split, queries=queries)])
+    fits = [d for name in fit_on for d in read(name, split=None)] if fit_on else datasets
     info = equip(info, datasets[0].documents.full) if equip else info
     judges = tuple(judge(info, d, progress) for d in datasets)
     retrieval = [d for d in fits if d.kind != "pairs"] or fits

@@ -88,11 +88,13 @@ def _checked(args: argparse.Namespace, plan: Plan, out: Path | None, progress: P
     return bench or bench_of(args, progress, info)
 
 
+_REQUEST = (
+    "model", "data", "fit_on", "queries", "split", "limit", "rescore", "draws", "format", "engine", "metric",
+)  # fmt: skip
+
+
 def prune(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    request = {
-        k: getattr(args, k)
-        for k in ("model", "data", "fit_on", "queries", "split", "limit", "rescore", "format", "engine", "metric")
-    }
+    request = {k: getattr(args, k) for k in _REQUEST}
     plan = parse(args.plan)
     resolved = registry.resolve(plan, args.seed)
     steps = registry.parts(resolved).encoder
@@ -141,12 +143,12 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     form = recipe.get("format", exporting.FORMATS[0])
     if form not in exporting.FORMATS:
         raise InputError(f"recipe {path}: format {form!r} is none of {', '.join(exporting.FORMATS)}. Correct it")
-    queries = recipe.get("queries")
+    queries, drawn = recipe.get("queries"), _whole(recipe, "draws")
     args = argparse.Namespace(
         command="prune", model=str(recipe.get("model", "minilm")), data=_names(recipe, "data") or ["sample"],
         fit_on=_names(recipe, "fit_on"), queries=None if queries is None else str(queries),
         split=str(recipe.get("split", "test")), limit=_whole(recipe, "limit"), seed=_whole(recipe, "seed") or 0,
-        plan=str(recipe["plan"]), out=args.out, draws=RANDOM_DRAWS,
+        plan=str(recipe["plan"]), out=args.out, draws=RANDOM_DRAWS if drawn is None else drawn,
         rescore=_whole(recipe, "rescore") or 0, format=form, zip=False, engine=str(recipe.get("engine", "exact")),
         metric=recipe.get("metric"),
     )  # fmt: skip
@@ -154,6 +156,10 @@ def replay(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
     wanted, got = recipe.get("model_fingerprint"), answer["before"]["model"]["fingerprint"]
     if wanted and wanted != got:
         answer["notes"].append(f"the model is not the one of the recipe: fingerprint {got}, not {wanted}")
+    written, here = recipe.get("data_fingerprints") or {}, {d["name"]: d["fingerprint"] for d in answer["data"]}
+    changed = [name for name in written if here.get(name) != written[name]]
+    if changed:
+        answer["notes"].append(f"the data are not those of the recipe: {', '.join(changed)}. Figures may differ")
     return answer
 
 

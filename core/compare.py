@@ -1,13 +1,14 @@
 """Before and after, paired over the same queries: ratio retained with an interval and a p-value.
 
 retained   mean after / mean before; 95 % paired bootstrap over queries, 2,000 draws
-p-value    paired randomisation (signs of the differences flipped), two-sided, with the +1 correction
+p-value    paired randomisation (signs of the differences flipped; of ranks, for Spearman: swapped), two-sided, with
+           the +1 correction
 wins, ties, losses per query; slices: the same by topic, by length; random pruning at the same budget beside it
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from numpy.typing import NDArray
 
 DRAWS = 2000
 RANDOM_DRAWS = 5
+_MOST = 1 << 22  # numbers held at a time
 
 
 @dataclass(frozen=True)
@@ -84,29 +86,57 @@ def _randomisation(difference: NDArray[np.float64], rng: np.random.Generator) ->
     return float((extreme.sum() + 1) / (DRAWS + 1))
 
 
-def retention_of(
-    statistic: Callable[[NDArray[np.int64]], tuple[float, float]], n: int, seed: int = 0, draws: int = DRAWS
+def retention_of_spearman(
+    before: NDArray[np.float64], after: NDArray[np.float64], wanted: NDArray[np.float64], seed: int = 0
 ) -> Retention:
-    """The same for a figure that is no mean over items (Spearman): `statistic(rows)` -> (before, after).
+    """The same for Spearman's correlation of scores (n,) with the wanted ones, which is no mean over pairs.
 
-    The p-value is the two-sided bootstrap one for "no change", with the +1 correction; wins are not defined.
+    The bootstrap draws pairs and ranks them anew; the randomisation swaps a pair's two ranks. NaN where a side is
+    constant. O(DRAWS n), in parts that fit into memory.
     """
-    rng = np.random.default_rng(seed)
-    before, after = statistic(np.arange(n))
-    pairs = np.array([statistic(rng.integers(0, n, n)) for _ in range(draws)]).reshape(draws, 2)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        ratios = pairs[:, 1] / pairs[:, 0]
-    good = ratios[np.isfinite(ratios)]
-    change = (pairs[:, 1] - pairs[:, 0])[np.isfinite(pairs).all(axis=1)]
-    if not np.isfinite([before, after]).all():
-        p = float("nan")  # not defined, so neither is its change
-    elif before == after:
-        p = 1.0
-    else:
-        p = min(1.0, 2.0 * float(min((change <= 0).sum(), (change >= 0).sum()) + 1) / (len(change) + 1))
+    n, rng = len(wanted), np.random.default_rng(seed)
+    first, second = (float(v[0]) for v in _spearman([before, after], wanted, np.ones((1, n))))
+    ratios, higher = [], 0
+    ranks = np.stack([_ranks(v, np.ones((1, n)))[0] for v in (before, after, wanted)])
+    for start in range(0, DRAWS, step := max(1, _MOST // max(n, 1))):
+        draws = min(step, DRAWS - start)
+        weights = rng.multinomial(n, np.full(n, 1 / n), size=draws) if n else np.zeros((draws, 0))
+        one, two = _spearman([before, after], wanted, weights)
+        ratios.append(np.divide(two, one, out=np.full(draws, np.nan), where=one != 0))
+        swapped = rng.integers(0, 2, size=(draws, n)) > 0
+        sides = [_pearson(np.where(swapped, *pair), ranks[2:], np.ones((1, n))) for pair in (ranks[:2], ranks[1::-1])]
+        higher += int((np.abs(sides[0] - sides[1]) >= abs(second - first) - 1e-12).sum())
+    good = (found := np.concatenate(ratios))[np.isfinite(found)]
     low, high = np.quantile(good, [0.025, 0.975]) if len(good) else (np.nan, np.nan)
-    ratio = after / before if before else float("nan")
-    return Retention(before, after, ratio, float(low), float(high), p, n)
+    p = (higher + 1) / (DRAWS + 1) if np.isfinite([first, second]).all() else float("nan")
+    return Retention(first, second, second / first if first else float("nan"), float(low), float(high), p, n)
+
+
+def _spearman(
+    scores: Sequence[NDArray[np.float64]], wanted: NDArray[np.float64], weights: NDArray[Any]
+) -> list[NDArray[np.float64]]:
+    """Each (draws,): Spearman of scores with the wanted ones where pair i stands weights[:, i] times."""
+    gold = _ranks(wanted, weights)
+    return [_pearson(_ranks(one, weights), gold, weights) for one in scores]
+
+
+def _ranks(values: NDArray[np.float64], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """(draws, n) mean ranks, up to a constant, of values (n,) that stand weights (draws, n) times each."""
+    if not len(values):
+        return np.zeros(weights.shape)
+    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
+    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
+    groups = np.add.reduceat(weights[:, np.argsort(values, kind="stable")], starts, axis=1).astype(np.float64)
+    return np.asarray((np.cumsum(groups, axis=1) - groups / 2)[:, place.ravel()])
+
+
+def _pearson(x: NDArray[np.float64], y: NDArray[np.float64], weights: NDArray[Any]) -> NDArray[np.float64]:
+    """(draws,) correlation of rows, weighted; NaN where either is constant."""
+    total = np.maximum(weights.sum(axis=1, keepdims=True), 1)
+    x, y = (v - (v * weights).sum(axis=1, keepdims=True) / total for v in (x, y))
+    spread = np.sqrt((weights * x * x).sum(axis=1) * (weights * y * y).sum(axis=1))
+    found = (weights * x * y).sum(axis=1)
+    return np.asarray(np.divide(found, spread, out=np.full(len(found), np.nan), where=spread > 1e-9))
 
 
 @dataclass(frozen=True)

@@ -241,9 +241,10 @@ def _allocated(
         scores = Importance("allocation", units.gauss_newton(context))
     flat = np.concatenate(scores.scores)
     layer_of = np.repeat(np.arange(len(present)), present)
-    order = np.argsort(-flat, kind="stable")
-    count = np.bincount(layer_of[order[: sum(keep)]], minlength=len(present))
+    count = np.bincount(layer_of[np.argsort(-flat, kind="stable")[: sum(keep)]], minlength=len(present))
     out = [min(n, -(-max(1, int(c)) // multiple) * multiple) for c, n in zip(count, present, strict=True)]
+    if sum(out) != sum(keep):
+        work.rounded.append(f"{context.target}: {sum(keep)} -> {sum(out)} in all (each layer a multiple of {multiple})")
     work.notes.append(f"{context.target} kept in each layer: {', '.join(map(str, out))}")
     return out
 

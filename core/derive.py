@@ -39,7 +39,8 @@ def check(model: ModelInfo, steps: Sequence[Step | Group]) -> None:
     """Raise InputError or PlanError before any work where the architecture or a method cannot make these cuts."""
     for step in Plan(tuple(steps)).flat:
         if model.architecture == VECTORS or step.target != "recover":  # vectors are all that recovery looks at
-            check_target(model.architecture, step.target if step.cut else str(step.get("target", "neurons")))
+            trains = registry.card(step.name).kind == "training"
+            check_target(model.architecture, str(step.get("target", "neurons")) if trains else step.target)
         method = registry.build(step)
         if isinstance(method, WeightMethod) and step.cut is not None:
             method.check(step.cut.ratio)

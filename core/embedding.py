@@ -75,7 +75,13 @@ def _probe(model: Any, path: Path) -> None:
 
 
 def prompt_of(model: ModelInfo, role: Role) -> str:
-    """The text put before a query or document, as the model's own settings say; "" where there is none."""
+    """The text put before a text, as `encode_query`, `encode_document` and, for sentences, `encode` put it.
+
+    A `passage` or `corpus` prompt counts for documents, though sentence-transformers 6 finds its own empty `document`
+    first: whoever saved the model named it for them.
+    """
+    if role == "sentence":
+        return model.default_prompt
     return next((model.prompts[n] for n in _PROMPTS[role] if n in model.prompts), "")
 
 
@@ -206,7 +212,5 @@ def _unit_length(x: Floats) -> bool:
 def encode(encoder: Any, texts: Sequence[str], prompt: str = "", batch_size: int = 32) -> Floats:
     """Raw vectors of the texts by a loaded model, no cache; lone surrogates, which no tokenizer takes, are replaced."""
     readable = [t.encode("utf-16-le", "surrogatepass").decode("utf-16-le", "replace") for t in texts]
-    out = encoder.encode(
-        readable, prompt=prompt or None, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True
-    )
+    out = encoder.encode(readable, prompt=prompt, batch_size=batch_size, show_progress_bar=False, convert_to_numpy=True)
     return np.asarray(out, np.float32)

@@ -26,8 +26,8 @@ def number(value: float | None) -> float:
     return math.nan if value is None else float(value)
 
 
-def sentence(model: ModelInfo, report: Json, data: str, measure: str) -> tuple[str, str]:
-    """The verdict of a finished run in two lines; always of that run's own plan."""
+def sentence(model: ModelInfo, report: Json, data: str, measure: str, floor: float | None = None) -> tuple[str, str]:
+    """The verdict of a finished run in two lines, always of that run's own plan; `floor` is what must be kept."""
     plan = parse(report["resolved_plan"])
     found = report["retention"].get(data, {}).get(measure)
     kept = ", ".join(meter.words(model, meter.given(model, plan, report))) or "Nothing cut"
@@ -36,7 +36,8 @@ def sentence(model: ModelInfo, report: Json, data: str, measure: str) -> tuple[s
         return f"{_upper(kept)}: judged on other data than {data}.", _saves(report)
     words = kept_words(*(number(found[k]) for k in ("ratio", "low", "high", "p_value")))
     where = f"of {MEASURE_NAMES.get(measure, measure)} on {_judged(report, data)}"
-    return f"{_upper(kept)}: {words} {where}{_random(report, data, measure)}.", _saves(report)
+    below = f", below the {100 * floor:g} % wanted" if floor is not None and number(found["ratio"]) < floor else ""
+    return f"{_upper(kept)}: {words} {where}{below}{_random(report, data, measure)}.", _saves(report)
 
 
 def _upper(text: str) -> str:
@@ -62,7 +63,10 @@ def _random(report: Json, data: str, measure: str) -> str:
     chance = report["random_baseline"].get(data, {}).get(measure)
     if not chance or chance["ratio"] is None:
         return ""
-    return f"; random units with the same reconstruction: {percent(chance['ratio'])} (mean of {chance['draws']})"
+    own = number(report["retention"][data][measure]["ratio"])
+    no_better = ", no less" if chance["ratio"] >= own else ""
+    share = f"{percent(chance['ratio'])}{no_better}"
+    return f"; random units with the same reconstruction: {share} (mean of {chance['draws']})"
 
 
 def _saves(report: Json) -> str:

@@ -25,6 +25,7 @@ from core.store import MANIFEST, check_manifest, home, sha256
 from core.types import Metric, Progress, digest, quiet
 
 EMBEDDED = "minilm"
+METRICS: dict[str, Metric] = {"cosine": "cosine", "dot": "dot", "euclidean": "l2"}  # by similarity_fn_name
 ONNX = "onnx"  # the architecture of an ONNX folder: a graph that runs, and that no encoder cut can open
 VECTORS = "vectors"  # the architecture of a source without a model: vectors from a file, a collection, a recommender
 DERIVED = "espalier-derived.json"  # in a pruned encoder's folder: what was cut, and how long it took
@@ -57,6 +58,7 @@ class ModelInfo:
     folder_bytes: int
     fingerprint: str
     prompts: Mapping[str, str] = field(default_factory=dict)
+    default_prompt: str = ""  # what `encode` puts before a text where nothing else is asked for
     notes: tuple[str, ...] = ()
     engine: str = ""  # what embeds, where that is not torch in fp32: see engines.py
 
@@ -198,9 +200,10 @@ def describe(path: Path, name: str, source: str) -> ModelInfo:
     shape = next((t["shape"] for t in table.values()), [0, 0])
     dimension = _dimension(path, modules, width or int(shape[1]))
     dimension = min(dimension, int(settings.get("truncate_dim") or dimension))
-    metric = settings.get("similarity_fn_name") or "cosine"
-    if metric not in ("cosine", "dot"):
-        raise ModelRefused(f"{name} compares vectors by {metric!r}; Espalier knows cosine and dot. Use such a model.")
+    named = settings.get("similarity_fn_name") or "cosine"
+    if named not in METRICS:
+        raise ModelRefused(f"{name} compares vectors by {named!r}: use a model that does by {' or '.join(METRICS)}")
+    prompts = {str(k): str(v) for k, v in (settings.get("prompts") or {}).items()}
     sentence = _json(first / "sentence_bert_config.json")
     longest = int(config.get("max_position_embeddings") or 0)
     if config.get("model_type") in ("roberta", "xlm-roberta", "mpnet"):
@@ -215,14 +218,14 @@ def describe(path: Path, name: str, source: str) -> ModelInfo:
         intermediate=int(config.get("intermediate_size") or config.get("hidden_dim") or 0),
         vocabulary=int(config.get("vocab_size") or shape[0]),
         max_length=int(sentence.get("max_seq_length") or longest or 0),
-        metric="dot" if metric == "dot" else "cosine",
+        metric=METRICS[named],
         normalized=modules[-1]["type"].endswith("Normalize"),
         parameters=sum(parts.values()),
         parts=tuple(sorted(parts.items(), key=lambda p: -p[1])),
         bytes=sum(f.stat().st_size for f in weights),
         folder_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         fingerprint=_fingerprint(path, weights),
-        prompts={str(k): str(v) for k, v in (settings.get("prompts") or {}).items()},
+        prompts=prompts, default_prompt=prompts.get(str(settings.get("default_prompt_name")), ""),
     )  # fmt: skip
 
 
@@ -231,7 +234,7 @@ def _describe_onnx(path: Path, source: str) -> ModelInfo:
     settings = _json(path / SETTINGS)
     try:
         prompts = {str(k): str(v) for k, v in dict(settings["prompts"]).items()}
-        dimension, metric = int(settings["dimension"]), "dot" if settings["metric"] == "dot" else "cosine"
+        dimension, metric = int(settings["dimension"]), METRICS[settings["metric"]]
         length, parameters = int(settings["max_seq_length"] or 0), int(settings.get("parameters", 0))
     except (KeyError, TypeError, ValueError) as e:
         raise ModelRefused(f"{path.name}/{SETTINGS} lacks what it must say ({e}): export the model again") from e
@@ -239,10 +242,11 @@ def _describe_onnx(path: Path, source: str) -> ModelInfo:
     files = [*graph, path / "tokenizer.json", path / SETTINGS]
     return ModelInfo(
         path.resolve().name, source, path, ONNX, dimension, layers=0, heads=0, width=0, intermediate=0, vocabulary=0,
-        max_length=length, metric=metric, normalized=False, parameters=parameters, parts=(),  # type: ignore[arg-type]
+        max_length=length, metric=metric, normalized=False, parameters=parameters, parts=(),
         bytes=sum(f.stat().st_size for f in graph),
         folder_bytes=sum(f.stat().st_size for f in path.rglob("*") if f.is_file()),
         fingerprint=digest(*(sha256(f) for f in files)), prompts=prompts,
+        default_prompt=prompts.get(str(settings.get("default_prompt_name")), ""),
     )  # fmt: skip
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from core import registry
 from core.bench import Bench, Judge
-from core.compare import Retention, retention, retention_of
+from core.compare import Retention, retention, retention_of_spearman
 from core.evaluate import ranking as engine
 from core.evaluate import retrieval, similarity
 from core.methods.base import DimensionMethod, Method, VectorMethod
@@ -119,8 +119,4 @@ def compare(judge: Judge, before: Measurement, after: Measurement, seed: int = 0
         return {k: retention(before.values[k], after.values[k], seed) for k in before.values}
     wanted, one, two = judge.dataset.scores, before.values["score"], after.values["score"]
     assert wanted is not None
-
-    def statistic(rows: NDArray[np.int64]) -> tuple[float, float]:
-        return similarity.spearman(one[rows], wanted[rows]), similarity.spearman(two[rows], wanted[rows])
-
-    return {"spearman": retention_of(statistic, len(wanted), seed, draws=500)}
+    return {"spearman": retention_of_spearman(one, two, wanted, seed)}

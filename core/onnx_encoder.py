@@ -66,10 +66,8 @@ class OnnxEncoder:
     def encode(self, texts: Sequence[str], prompt: str = "", batch_size: int = 32) -> Floats:
         """(n, d) float32, a row a text in the order given, as the graph's last module gives them.
 
-        Without a prompt the model's default one is used, where it has one. Batches are of texts of similar length,
-        longest first; what is longer than the model reads is cut.
+        Batches are of texts of similar length, longest first; what is longer than the model reads is cut.
         """
-        prompt = prompt or self.settings["prompts"].get(self.settings["default_prompt_name"], "")
         whole = [prompt + text for text in texts]
         order = sorted(range(len(whole)), key=lambda i: -len(whole[i]))
         out = np.zeros((len(whole), self.dimension), np.float32)

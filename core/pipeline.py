@@ -15,7 +15,7 @@ from core.compare import RANDOM_DRAWS, Retention
 from core.cuts import random_plan
 from core.derive import Derived, derive
 from core.encoders import ModelInfo
-from core.errors import PlanError
+from core.errors import InputError, PlanError
 from core.evaluate import drift as moved
 from core.evaluate import retrieval
 from core.evaluate.judgements import Judgements
@@ -25,7 +25,7 @@ from core.rounds import settled
 from core.rows import as_shares
 from core.select import apply, select
 from core.storing import fitted, judged, stored
-from core.thinning import covered_notes, cut_judges, paired, same_rows, survivors_alone, thinned
+from core.thinning import check_index, covered_notes, cut_judges, paired, same_rows, survivors_alone, thinned
 from core.types import Codes, Measurement, Progress, Ranking, Reduction, Rows, quiet
 
 
@@ -87,6 +87,9 @@ def judge_cut(
     resolved = registry.resolve(plan, seed)
     parts = registry.parts(resolved)
     steps, step = parts.encoder, parts.dimensions
+    if draws < 0:
+        raise InputError(f"--draws {draws} is negative: give how many random prunings to compare with, or 0")
+    check_index(bench, parts.vectors)
     for judge in bench.judges:
         if judge.task is not None:
             as_shares(parts.vectors, len(judge.documents))  # more rows than there are: said before the work

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,9 @@ from core.errors import InputError
 from core.judging import measure, measured
 from core.recommend import DIMENSIONS, Tables, factorise, judge, kept_tables, read_tables
 from core.types import Floats, Measurement, Metric, Progress, quiet
+from core.vector_sidecars import begin, check_ours
 
+TABLES = ("users.parquet", "items.parquet")
 MEASURES = ("hit_rate@10", "recall@10", "ndcg@10")
 MAIN = "ndcg@10"
 FLOOR, STEP, REFIT = 2, 0.125, 3
@@ -247,6 +250,9 @@ def run(
 
     Raises DataError for a file that cannot be read, InputError for options out of range or a folder not writeable.
     """
+    if out is not None:
+        for name in TABLES:
+            check_ours(out / name)
     parts = split(read_interactions(path, progress=progress), seed)
     if given is not None:
         tables = read_tables(parts, *given)
@@ -283,9 +289,8 @@ def _row(one: Round, best: Round) -> dict[str, Any]:
 
 
 def _write(parts: Split, tables: Tables, out: Path) -> list[str]:
-    mine, files = parts.interactions, []
-    for name, ids, table in (("users", mine.users, tables.users), ("items", mine.items, tables.items)):
-        with open_writer(out / f"{name}.parquet", dimension=tables.dimension) as writer:
+    mine, files = parts.interactions, [out / name for name in TABLES]
+    for file, ids, table in zip(files, (mine.users, mine.items), (tables.users, tables.items), strict=True):
+        with open_writer(file, dimension=tables.dimension, begun=partial(begin, file)) as writer:
             writer.add(ids, table)
-        files.append(str(out / f"{name}.parquet"))
-    return files
+    return [str(file) for file in files]

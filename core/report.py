@@ -42,6 +42,7 @@ def data_block(judges: Sequence[Judge]) -> list[dict[str, Any]]:
         out.append({
             "name": j.name, "kind": j.dataset.kind, "split": j.dataset.split, "truth": j.dataset.truth,
             "documents": len(j.dataset.documents), "queries": judged, "notes": list(j.dataset.notes),
+            "fingerprint": j.dataset.fingerprint,
         })  # fmt: skip
     return out
 

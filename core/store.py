@@ -15,7 +15,7 @@ import re
 import shutil
 import time
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,8 @@ from core.errors import Fault, InputError
 
 MANIFEST = "espalier-manifest.json"
 CACHE_VERSION = "2"  # raise it when what is computed from the same inputs changes
+_MAKER = r"\.(\d+)-[0-9a-f]{8}"  # in a hidden name: the process that writes it
+_SHOWN = 50  # characters of a name in its hidden one: at four bytes each these fit into 255
 
 
 def home() -> Path:
@@ -33,6 +35,21 @@ def home() -> Path:
     named = os.environ.get("ESPALIER_HOME")
     base = Path(named) if named else Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "espalier"
     return base.expanduser().resolve()
+
+
+def path_problem(text: str, longest: int) -> str:
+    """What keeps a path from naming a file, or nothing. `longest` are the bytes that a name may have."""
+    if not text.strip():
+        return f"{text!r} names nothing: give a name, or leave the option out"
+    try:
+        path = Path(text).expanduser().absolute()
+    except RuntimeError:
+        return f"{text[:60]!r} is below the home of a user that is not there: write the path in full"
+    *names, whole = (len(part.encode(errors="replace")) for part in (*path.parts, str(path)))
+    for size, most in ((max(names), longest), (whole, 4095)):
+        if size > most:
+            return f"{text[:60]}... is too long: {size:,} bytes, {most:,} at most. Choose a shorter name"
+    return ""
 
 
 def sha256(path: Path) -> str:
@@ -51,11 +68,34 @@ def sync(path: Path) -> None:
 
 def unfinished(path: Path, kind: str) -> Path:
     """A hidden name beside `path` that says whose it is, so that `sweep_partials` knows whether its maker lives."""
-    return path.with_name(f".{path.name[:60]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
+    return path.with_name(f".{path.name[:_SHOWN]}.{os.getpid()}-{uuid.uuid4().hex[:8]}.{kind}")
 
 
-def write_atomic(path: Path, data: bytes) -> None:
-    """Write a file so that a reader sees the old bytes or the new ones, never a part."""
+def check_place(target: Path, *others: Path) -> None:
+    """Before any work: clear what killed processes left of these names; InputError where `target` cannot be written."""
+    for path in (target, *others):
+        sweep_partials(path)
+    target = target.absolute()
+    try:
+        above = next(p for p in target.parents if p.exists())
+        for folder in (above, target) if target.is_dir() else (above,):
+            probe = unfinished(folder / target.name, "tmp")
+            probe.mkdir()
+            probe.rmdir()
+    except OSError as e:
+        raise InputError(f"cannot write {target}: {e.strerror}. Free space or {_elsewhere(target)}.") from e
+
+
+def _elsewhere(path: Path) -> str:
+    """The next step where a path cannot be written."""
+    return f"choose another folder with {'--cache' if path.is_relative_to(home()) else '--out'}"
+
+
+def write_atomic(path: Path, data: bytes, begun: Callable[[Path], None] | None = None) -> None:
+    """Write a file so that a reader sees the old bytes or the new ones, never a part.
+
+    `begun` is called with the finished file just before that takes its name.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = unfinished(path, "tmp")
@@ -64,12 +104,14 @@ def write_atomic(path: Path, data: bytes) -> None:
                 f.write(data)
                 f.flush()
                 os.fsync(f.fileno())
+            if begun:
+                begun(temporary)
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
         sync(path.parent)
     except OSError as e:
-        raise InputError(f"cannot write {path}: {e.strerror}. Free space or choose a folder you may write to.") from e
+        raise InputError(f"cannot write {path}: {e.strerror}. Free space or {_elsewhere(path)}.") from e
 
 
 @contextlib.contextmanager
@@ -85,7 +127,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         temporary = unfinished(target, "tmp")
         temporary.mkdir()
     except OSError as e:
-        raise InputError(f"cannot write to {target.parent}: {e.strerror}. Choose another folder with --out.") from e
+        raise InputError(f"cannot write to {target.parent}: {e.strerror}. Free space or {_elsewhere(target)}.") from e
     try:
         yield temporary
         files = [p for p in sorted(temporary.rglob("*")) if p.is_file() and p != temporary / MANIFEST]
@@ -106,7 +148,7 @@ def new_folder(target: Path) -> Iterator[Path]:
         sync(target.parent)
         shutil.rmtree(old, ignore_errors=True)
     except OSError as e:
-        raise InputError(f"cannot write {target}: {e.strerror}. Free space or choose another folder.") from e
+        raise InputError(f"cannot write {target}: {e.strerror}. Free space or {_elsewhere(target)}.") from e
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 
@@ -166,28 +208,38 @@ def drop_arrays(key: str) -> None:
         path.unlink(missing_ok=True)
 
 
-def sweep_partials() -> int:
-    """Remove what a killed process left behind in our folder; returns how many entries went.
+def sweep_partials(target: Path | None = None) -> int:
+    """Remove what a killed process left behind in our folder, or beside `target` of what should have become it.
 
-    What a living process is still writing stays. An older folder that was set aside for a new one that never
-    came takes its name back.
+    Returns how many entries went. What a living process is still writing stays. An older folder that was set aside
+    for a new one that never came takes its name back.
     """
     gone = 0
-    for pattern in ("**/.*.tmp", "**/.*.old"):
-        for path in list(home().glob(pattern)):
-            if not _in_use(path):
-                kept = path.with_name(re.sub(r"\.\d+-[0-9a-f]{8}\.old$", "", path.name[1:]))
-                if path.suffix == ".old" and kept != path and not kept.exists():
-                    path.rename(kept)
-                    continue
-                shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
-                gone += 1
+    for path in _partials(target):
+        with contextlib.suppress(OSError):  # another process sweeps as well, or we may not
+            kept = target or path.with_name(re.sub(rf"{_MAKER}\.old$", "", path.name[1:]))
+            if path.suffix == ".old" and not kept.exists():
+                path.rename(kept)
+                continue
+            shutil.rmtree(path, ignore_errors=True) if path.is_dir() else path.unlink(missing_ok=True)
+            gone += 1
     return gone
+
+
+def _partials(target: Path | None) -> list[Path]:
+    """The temporary names in our folder, or of `target` and beside it, that nobody writes any more."""
+    if target is None:
+        found = [p for kind in ("tmp", "old") for p in home().glob(f"**/.*.{kind}")]
+    else:
+        kinds = "tmp|old" if len(target.name) <= _SHOWN else "tmp"  # an older folder of which name, nobody knows
+        ours = re.compile(re.escape(f".{target.name[:_SHOWN]}") + rf"{_MAKER}\.({kinds})")
+        found = [p for p in target.parent.glob(".*") if ours.fullmatch(p.name)]
+    return [p for p in found if not _in_use(p)]
 
 
 def _in_use(path: Path) -> bool:
     """Whether the process named in a temporary name lives; where none is named, whether it is under an hour old."""
-    named = re.search(r"\.(\d+)-[0-9a-f]{8}\.\w+$", path.name)
+    named = re.search(rf"{_MAKER}\.\w+$", path.name)
     try:
         if named is None:
             return time.time() - path.stat().st_mtime < 3600

@@ -12,6 +12,7 @@ from core.derive import check as check_steps
 from core.encoders import open_model
 from core.methods.base import CodeMethod
 from core.plan import Plan, Step
+from core.thinning import check_index
 from core.types import Progress
 
 ENCODER_RATIOS = (0.0, 0.25, 0.5, 0.75)  # every point is a cut of its own: minutes, not milliseconds
@@ -88,6 +89,7 @@ def _row_sweep(args: argparse.Namespace, step: Step, progress: Progress) -> dict
     """The curve of a method for whole vectors, with the share of judged documents that can still be found."""
     ratios = ratios_of(args.ratios)
     bench = bench_of(args, progress)
+    check_index(bench, [step])
     start = time.perf_counter()
     judges = [j for j in bench.judges if j.dataset.kind != "pairs"]
     found = [row_study.study(bench, j, step, (0.0, *ratios), progress) for j in judges]

@@ -14,6 +14,7 @@ import numpy as np
 
 from core import registry
 from core.bench import Bench, Judge
+from core.errors import InputError
 from core.evaluate.similarity import spearman
 from core.judging import figures
 from core.methods.base import Card
@@ -46,6 +47,12 @@ def cut_judges(
         found.append(rows)
         notes += said
     return tuple(found), tuple(dict.fromkeys(notes))
+
+
+def check_index(bench: Bench, steps: Sequence[Step]) -> None:
+    """Raise InputError where there is no index that these steps could cut rows from."""
+    if steps and all(j.dataset.kind == "pairs" and j.sides is None for j in bench.judges):
+        raise InputError(f"{steps[0].name}: sentence pairs have no index to cut rows from. Give a corpus with --data")
 
 
 def needed(steps: Sequence[Step]) -> Card:

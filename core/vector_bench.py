@@ -9,7 +9,7 @@ Dimension, vector and quantization methods work on it as on any corpus; there is
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
 
@@ -17,7 +17,7 @@ import numpy as np
 
 from core import stores
 from core.bench import Bench, Judge, task
-from core.data import sampling
+from core.data import sampling, told_apart
 from core.data.interactions import looks_like_interactions
 from core.data.vector_files import CAP, looks_like_vectors, read_vectors
 from core.data.word_pairs import read_word_pairs
@@ -141,7 +141,9 @@ def open_bench(
     source = read_source(names[0], metric, limit, seed, progress, column)
     log = None if queries is None else read_source(str(queries), source.metric, limit, seed, progress)
     index = judge(source, log, seed)
-    judges = (index, *(_word_pairs(source, Path(n).expanduser()) for n in names[1:]))
+    named = [index, *(_word_pairs(source, Path(n).expanduser()) for n in names[1:])]
+    apart = told_apart([j.dataset for j in named])
+    judges = tuple(replace(j, dataset=d) for j, d in zip(named, apart, strict=True))
     learned = [read_source(n, source.metric, limit, seed, progress) for n in fit_on] or [source]
     for other in (*learned, *([log] if log else [])):
         _same_width(source, other)

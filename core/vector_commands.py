@@ -18,7 +18,7 @@ from core.errors import InputError
 from core.export.vectors import project
 from core.plan import Plan, parse
 from core.rows import as_shares
-from core.store import sweep_partials, write_atomic
+from core.store import check_place, sweep_partials, write_atomic
 from core.types import Progress, Rows
 from core.vector_bench import open_bench, read_source
 from core.vector_sidecars import REPORT, beside
@@ -104,14 +104,14 @@ def _write(
 
 
 def copy(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
-    """The same vectors in another format, bit for bit, or out of a Milvus collection into a file."""
+    """The same vectors in another format, to the bit of float32, or out of a Milvus collection into a file."""
     source = vector_export.opened(args.source, args.column)
     if stores.is_milvus(args.out):
         raise InputError(f"--out {args.out}: copies go into files. Use `vectors prune` to write a collection")
     path = Path(args.out).expanduser()
     if path.exists() and not args.overwrite:
         raise InputError(f"--out {args.out} is there already: choose another name, or say --overwrite")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    check_place(path)
     like = source if isinstance(source, VectorFile) else None
     rows = 0
     with open_writer(path, dimension=source.dimension, id_type=source.id_type, like=like) as writer:
@@ -119,7 +119,8 @@ def copy(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:
             writer.add(batch.ids, batch.vectors, vector_export.columns(source, batch.more))
             rows += len(batch.ids)
     about = {"path": str(path), "rows": rows, "dimension": source.dimension, "bytes": path.stat().st_size}
-    return dict(report.plain(about | {"notes": list(writer.notes)}))
+    rounded = source.notes if isinstance(source, VectorFile) else ()
+    return dict(report.plain(about | {"notes": [*rounded, *writer.notes]}))
 
 
 def collections(args: argparse.Namespace, progress: Progress) -> dict[str, Any]:

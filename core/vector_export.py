@@ -11,6 +11,7 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from core.pipeline import Cutting
 from core.plan import Step
 from core.rows import everything, folded
 from core.select import apply
-from core.store import home, sha256, write_atomic
+from core.store import check_place, home, sha256, write_atomic
 from core.thinning import cut_judges
 from core.types import Floats, Progress, Reduction, Rows, digest, quiet
 from core.vector_bench import open_bench, scaled
@@ -49,6 +50,8 @@ def check_out(spec: str, out: str, plan: Any) -> None:
     if stores.is_milvus(out):
         if coded:
             raise InputError(f"{coded.name}: Milvus is given float vectors. Leave the step out, or write a file")
+        if is_local(uri := stores.parse(out).uri):
+            check_place(Path(uri))
         return
     path = Path(out).expanduser()
     allowed = _CODED if coded else None
@@ -181,7 +184,7 @@ def _ids(source: Source) -> tuple[str, ...]:
 def _vectors(stream: _Stream, cut: Cutting, path: Path, dtype: Any, progress: Progress) -> dict[str, Any]:
     source = stream.source
     like = source if isinstance(source, VectorFile) else None
-    size, begun = cut.reduction.size, lambda made: begin(path, sha256(made))
+    size, begun = cut.reduction.size, partial(begin, path)
     with open_writer(path, dimension=size, id_type=source.id_type, dtype=dtype, like=like, begun=begun) as writer:
         for ids, small, more in stream:
             writer.add(ids, small, columns(source, more))
@@ -235,8 +238,7 @@ def _codes(stream: _Stream, cut: Cutting, path: Path) -> dict[str, Any]:
         payload.append(columns(stream.source, more))
     stored, (others, said) = np.concatenate(parts), _beside_codes(payload, path)
     data = forms.npy(stored) if path.suffix.lower() == ".npy" else forms.coded_parquet(ids, stored, others)
-    begin(path, hashlib.sha256(data).hexdigest())
-    write_atomic(path, data)
+    write_atomic(path, data, partial(begin, path))
     if path.suffix.lower() == ".npy":
         write_atomic(beside(path, "ids.json"), json.dumps(ids).encode())
     place = {name: i for i, name in enumerate(ids)}

@@ -8,6 +8,7 @@ Nothing that a report of ours does not name is ever replaced or removed.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from core.codes import reader
 from core.errors import InputError
 from core.export import vectors as forms
 from core.pipeline import Cutting
-from core.store import sha256, write_atomic
+from core.store import check_place, sha256, write_atomic
 from core.types import Rows
 
 REPORT = "report.json"
@@ -43,9 +44,11 @@ def _report(path: Path) -> dict[str, Any]:
 
 
 def check_ours(path: Path) -> None:
-    """Raise InputError where the file, or one that would stand beside it, is there and not an export of ours."""
+    """Raise InputError where the file, or one that would stand beside it, is not ours or cannot be written."""
+    check_place(path, *_names(path), beside(path, REPORT))
     done = _report(path)
-    if path.exists() and sha256(path) not in (done.get("sha256"), done.get("replaces")):
+    readable = path.is_file() and os.access(path, os.R_OK)
+    if path.exists() and not (readable and sha256(path) in (done.get("sha256"), done.get("replaces"))):
         raise InputError(f"--out {path} is there already and is no export of ours: choose another name")
     listed = {*done.get("beside", ()), *([beside(path, REPORT).name] if done else ())}
     other = next((p for p in (*_names(path), beside(path, REPORT)) if p.exists() and p.name not in listed), None)
@@ -53,11 +56,11 @@ def check_ours(path: Path) -> None:
         raise InputError(f"{other.name} beside --out {path} belongs to another file: choose another name")
 
 
-def begin(path: Path, made: str) -> None:
-    """Say whose the file is before it takes its name: killed in the middle, the old one and the new one are ours."""
+def begin(path: Path, made: Path) -> None:
+    """Say whose the file is before what was `made` takes its name: killed between, the old and the new one are ours."""
     old = sha256(path) if path.exists() else None
     names = [p.name for p in _names(path)]
-    done = {"path": str(path), "sha256": made, "replaces": old, "beside": names}
+    done = {"path": str(path), "sha256": sha256(made), "replaces": old, "beside": names}
     write_atomic(beside(path, REPORT), json.dumps({"export": done}).encode())
 
 

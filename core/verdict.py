@@ -36,6 +36,7 @@ MEASURE_HELP = {
     "accuracy": "Share of test texts a logistic regression on the vectors labels correctly.",
     "knn@10": "Share of test texts whose ten nearest training texts vote for the right label.",
 }
+UNSURE = 0.1  # a lower bound further than this below what is kept: the queries are too few to tell
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,9 +78,13 @@ class Study:
         return drawn.mean(axis=0), drawn.std(axis=0, ddof=1)
 
     def recommended(self, measure: str, floor: float) -> int:
-        """The index of the largest cut that keeps `floor`, with all smaller cuts, on the careful curve."""
+        """The index of the largest cut that keeps `floor`, with all smaller cuts, on the careful curve.
+
+        It ends where the queries are too few to tell: noise is no recommendation.
+        """
         ratio = self.ratio(measure)
-        failing = np.flatnonzero(~(ratio >= floor - 1e-12))
+        unsure = ratio - self.band(measure).low > UNSURE
+        failing = np.flatnonzero(~(ratio >= floor - 1e-12) | unsure)
         return int(failing[0]) - 1 if len(failing) and failing[0] > 0 else (0 if len(failing) else len(ratio) - 1)
 
     def percent(self, index: int) -> int:
@@ -182,6 +187,8 @@ def kept_words(ratio: float, low: float, high: float, p: float) -> str:
     interval = (
         f"95 % interval {100 * low:.1f} to {100 * high:.1f}" if np.isfinite(low) else "too few queries for an interval"
     )
+    if ratio - low > UNSURE:
+        return f"too few queries to tell ({percent(ratio)} kept; {interval})"
     if p >= 0.05 and low <= 1.0 <= high:
         return f"no measurable loss ({percent(ratio)}; {interval})"
     return f"{percent(ratio)} kept ({interval})"

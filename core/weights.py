@@ -158,12 +158,12 @@ def tensors_of(folder: Path) -> dict[str, Tensor]:
     return out
 
 
-def check_weights(path: Path) -> None:
-    """Every float of a safetensors file is finite and no matrix is all zero. Memory: 4 M values at a time."""
+def check_weights(path: Path, *, zeros: bool = False) -> None:
+    """Every float of a file is finite and, unless `zeros`, no matrix is all zero. Memory: 4 M values at a time."""
     for name, tensor in read_header(path).items():
         if tensor.dtype in _FLOATS and tensor.end > tensor.start:
             alive = _scan(path, name, tensor)
-            if not alive and len(tensor.shape) > 1 and not _MAY_BE_ZERO.search(name):
+            if not alive and not zeros and len(tensor.shape) > 1 and not _MAY_BE_ZERO.search(name):
                 shape = " x ".join(map(str, tensor.shape))
                 raise ModelRefused(
                     f"{path.name}: {name} ({shape}) is all zero from row 0 on. Use weights that were trained."

@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ import numpy as np
 import pytest
 import yaml
 
-from core import commands, export, registry
+from core import commands, export, registry, vector_commands
 from core.__main__ import main
 from core.encoders import open_model
 from core.errors import Cancelled, Fault
@@ -596,7 +597,7 @@ PLANS = [
     ("dimensions/svd", "needs a cut", "ratio=0.5"),
     ("dimensions/svd keep=8 colour=red", "colour", "ratio, keep"),
     ("dimensions/redundancy keep=8 ridge=99", "ridge=99", "1e-06..10.0"),
-    ("dimensions/redundancy keep=8 ridge=much", "ridge='much'", "float"),
+    ("dimensions/redundancy keep=8 ridge=much", "ridge='much'", "a number"),
     ("dimensions/svd keep 8", "'keep'", "key=value"),
     ("dimensions/svd keep=8 keep=9", "twice"),
     ("dimensions/svd keep=8 | dimensions/pca keep=4", "two dimension cuts"),
@@ -656,6 +657,7 @@ OPTIONS = [
     (("--limit", "ten"), ("--limit", "'ten'")),
     (("--seed", "-1"), ("-1",)),
     (("--seed", "x"), ("--seed", "'x'")),
+    (("--seed", "1.5"), ("--seed", "'1.5' is no whole number")),
     (("--rescore", "-1"), ("-1", "shortlist")),
     (("--rescore", "1.5"), ("--rescore", "'1.5'")),
     (("--split", "train"), ("'train'", "test")),
@@ -664,6 +666,8 @@ OPTIONS = [
     (("--model", "./nowhere"), ("./nowhere", "minilm")),
     (("--model", "a/b/c"), ("a/b/c", "owner/name")),
     (("--colour", "red"), ("--colour",)),
+    (("--zip",), ("--zip", "--out")),
+    *(((option, ""), (option, "'' names nothing")) for option in ("--model", "--data", "--out", "--cache")),
     (("--plan", "dimensions/contrastive keep=8", "--data", "FEW", "--fit-on", "FEW"), ("at least 50", "distilled")),
 ]
 
@@ -672,6 +676,60 @@ OPTIONS = [
 def test_a_bad_option_is_refused(tiny: Tiny, shop: Path, argv: tuple[str, ...], words: tuple[str, ...]) -> None:
     few = write(shop / "few.csv", "text\n" + "\n".join(TEXTS[:9]) + "\n")
     refused(tiny("prune", "corpus", *SVD, *(few if word == "FEW" else word for word in argv)), *words)
+
+
+NAMES = {
+    "long": ("x" * 300, "too long"),
+    "long below a folder that is missing": ("missing/" + "x" * 300, "too long"),
+    "long in bytes": ("\N{CAT FACE}" * 70, "too long"),
+    "deep": ("a/" * 3000, "too long"),
+    "of nobody": ("~nobody-here/x", "write the path in full"),
+}
+
+
+@pytest.mark.parametrize("kind", NAMES)
+def test_a_name_that_no_file_can_have_is_refused(tiny: Tiny, tmp_path: Path, kind: str) -> None:
+    name, word = NAMES[kind]
+    npy, plan = tmp_path / "v.npy", ("--plan", "dimensions/svd keep=2")
+    np.save(npy, np.eye(8, dtype=np.float32))
+    for option in ("--model", "--data", "--fit-on", "--queries", "--out", "--cache"):
+        refused(tiny("prune", "corpus", *SVD, option, name), option, word)
+    for option in ("--in", "--queries", "--judge", "--out"):
+        for suffix in (".npy", ".db#c"):
+            refused(here("vectors", "prune", "--in", str(npy), *plan, option, name + suffix), option, word)
+    refused(here("vectors", "copy", "--in", str(npy), "--out", f"{name}.txt"), "--out", word)
+    refused(here("vectors", "collections", "--in", f"{name}.db"), "--in", word)
+    refused(here("run", name), "RECIPE", word)
+
+
+def test_what_stands_beside_the_longest_name_has_room(tmp_path: Path) -> None:
+    """A name of 230 bytes is taken, what goes beside it can be written, and what was half written before goes."""
+    npy, out = tmp_path / "v.npy", tmp_path / ("y" * 226 + ".npy")
+    np.save(npy, np.random.default_rng(0).normal(size=(40, 6)).astype(np.float32))
+    argv = ("vectors", "prune", "--in", str(npy), "--plan", "dimensions/svd keep=2", "--json", "--out")
+    with subprocess.Popen(["true"]) as gone:  # killed while it wrote
+        left = [tmp_path / f".{'y' * 50}.{gone.pid}-{n}0123abc.tmp" for n in range(2)]
+    for path in left:
+        path.write_bytes(b"half")
+    assert here(*argv, str(out)).answer["export"]["projection"] == str(tmp_path / ("y" * 226 + ".projection.npz"))
+    assert not [p for p in left if p.exists()]
+    refused(here(*argv, str(tmp_path / ("y" * 227 + ".npy"))), "231 bytes, 230 at most")
+
+
+def test_vectors_that_cannot_be_written_are_told_before_the_work(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(vector_commands, "open_bench", lambda *_, **__: pytest.fail("the work has begun"))
+    npy, plan = tmp_path / "v.npy", ("--plan", "dimensions/svd keep=2")
+    np.save(npy, np.eye(8, dtype=np.float32))
+    (tmp_path / "folder.npy").mkdir()
+    for argv, word in (
+        (("/proc/e.npy",), "cannot write"),
+        ((str(tmp_path / "folder.npy"),), "no export of ours"),
+        ((str(tmp_path / "e.TXT"), "--dtype", "float16"), "--dtype float16: a .TXT cannot hold it"),
+    ):
+        refused(here("vectors", "prune", "--in", str(npy), *plan, "--out", *argv), word)
+    refused(here("vectors", "copy", "--in", str(npy), "--out", "/proc/e.npy"), "cannot write")
 
 
 def test_a_query_log_that_is_not_there_is_refused(tiny: Tiny) -> None:
@@ -734,6 +792,8 @@ RECIPES = {
     "bad format": ({"format": "onnx2"}, ("onnx2", "vectors")),
     "bad data": ({"data": ["nowhere"]}, ("nowhere",)),
     "bad model": ({"model": "./nowhere"}, ("./nowhere",)),
+    "a model of nobody": ({"model": "~nobody-here/x"}, ("~nobody-here/x", "in full")),
+    "a long name": ({"data": ["x" * 300]}, ("300 bytes",)),
 }
 
 
@@ -800,6 +860,17 @@ def test_a_fault_of_ours_is_one_line_too(
     done = breaking(error)
     assert (done.code, done.out, done.err.count("\n")) == (code, "", 1)
     assert word in done.err
+
+
+def test_sigterm_clears_away_what_was_begun(shop: Path, tmp_path: Path) -> None:
+    out = tmp_path / "e"
+    argv = ("prune", "--model", str(shop / "model"), "--data", str(shop / "corpus"), *SVD, "--out", str(out))
+    with subprocess.Popen([sys.executable, "-m", "core", *argv], cwd=ROOT, stderr=subprocess.PIPE, text=True) as child:
+        while child.poll() is None and not list(tmp_path.glob(".e.*/modules.json")):
+            time.sleep(0.01)
+        child.terminate()
+        assert (child.communicate()[1], child.returncode) == ("error: ended by SIGTERM\n", 143)
+    assert not list(tmp_path.iterdir())
 
 
 def test_no_command_leaves_a_partial_behind(tiny: Tiny, shop: Path) -> None:

@@ -23,6 +23,7 @@ from core.codes.book import packed
 from core.codes.tables import MOST, START, WINDOW, allocate, levels, tables
 from core.encoders import open_model
 from core.errors import InputError, PlanError
+from core.evaluate.judgements import similarity
 from core.export.vectors import READER, write_codebook, write_codes
 from core.methods.components import Magnitude
 from core.methods.quantize import Binary, Fp16, Int4, Int8, Waterfill
@@ -113,13 +114,16 @@ def test_odd_documents_are_coded_too(sentence: str, case: str) -> None:
 
 
 @pytest.mark.parametrize("sentence", PLANS)
-@pytest.mark.parametrize("metric", ["cosine", "dot"])
+@pytest.mark.parametrize("metric", ["cosine", "dot", "l2"])
 def test_search_over_codes_finds_what_decoded_vectors_do(sentence: str, metric: Metric) -> None:
     x, q = texts(), texts(9, seed=4)
+    if metric == "l2":
+        x = frozen(x * np.linspace(0.3, 2, len(x))[:, None] + np.float32(0.5))
     codes = book(sentence, x, metric)
     stored = codes.encode(x)
     rows, scores = reader.search(stored, codes.arrays(), q, k=7)
-    exact = q @ codes.decode(stored).T
+    exact = similarity(q, codes.decode(stored), metric) if metric == "l2" else q @ codes.decode(stored).T
+    assert opened(codes.arrays()).metric == metric
     assert np.allclose(scores, -np.sort(-exact, axis=1)[:, :7], atol=1e-5)
     assert np.allclose(np.take_along_axis(exact, rows, axis=1), scores, atol=1e-5)
     fast = reader.search(stored, codes.arrays(), q, 7, None, compiled.numbers)

@@ -16,9 +16,12 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from core import data as data_module
+from core.__main__ import main
 from core.data import docstrings, load, parquet, python_docs
+from core.data.vector_files import open_vectors
 from core.errors import DataError, InputError
 from core.types import Dataset
+from tests.tiny_models import tiny_model
 
 REAL = Path(__file__).parents[2] / "shared" / "data"
 needs_real = pytest.mark.skipif(not REAL.is_dir(), reason="the real data (../shared/data) is not on this machine")
@@ -154,6 +157,81 @@ def test_a_zip_that_leaves_its_folder_is_refused(tmp_path: Path) -> None:
         load(str(tmp_path / "bad.zip"))
 
 
+@pytest.mark.parametrize("log", ["nofile", "nofile.csv", ".", "a" * 5000])
+def test_a_query_log_that_is_not_there_is_said_before_anything_is_read(log: str, tmp_path: Path) -> None:
+    for spec in (write(tmp_path / "t.csv", "text\na\nb\n"), beir(tmp_path / "b"), beir(tmp_path / "c", corpus="{")):
+        with pytest.raises(InputError, match=r"no file at .*--queries.*\.csv"):
+            load(spec, queries=tmp_path / log)
+
+
+@pytest.mark.parametrize("name", ["nofile", ".", "a" * 5000])
+def test_a_vector_file_that_is_not_there_is_not_called_unreadable(name: str) -> None:
+    with pytest.raises(InputError, match=r"no file at .*\.npy"):
+        open_vectors(Path(name))
+
+
+# Names
+
+
+def test_every_data_set_has_a_name_of_its_own(tmp_path: Path) -> None:
+    names = ["same", "other", "same", "same-2", "same"]
+    specs = [write(tmp_path / str(i) / f"{name}.csv", f"text\na {i}\nb\n") for i, name in enumerate(names)]
+    given = [one(spec) for spec in specs]
+    found = data_module.told_apart(given)
+    assert [d.name for d in found] == ["same", "other", "same-3", "same-2", "same-4"]
+    assert [d.documents for d in found] == [d.documents for d in given]
+    assert [noted(d, "called same", f"under {d.name}") for d in found] == [False, False, True, False, True]
+    assert data_module.told_apart(given[:2]) == given[:2]
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_model("static", tmp_path_factory.mktemp("static"))
+
+
+def answer(capsys: pytest.CaptureFixture[str], *argv: str | Path) -> dict[str, Any]:
+    assert main([*map(str, argv), "--json"]) == 0
+    return dict(json.loads(capsys.readouterr().out))
+
+
+def test_data_of_the_same_stem_are_both_in_the_answer(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    specs = [beir(tmp_path / "a" / "plain"), beir(tmp_path / "b" / "plain", asking=20)]
+    pairs = write(tmp_path / "plain.tsv", "score\tsentence1\tsentence2\n1\ta cat\ta dog\n2\tthe bird\ta bird\n")
+    many = [word for spec in (*specs, pairs) for word in ("--data", spec)]
+    got = answer(capsys, "prune", "--model", tiny, *many, "--plan", "dimensions/svd keep=16")
+    assert [(d["name"], d["queries"]) for d in got["data"]] == [("plain", 10), ("plain-2", 20), ("plain-3", 2)]
+    wanted = {"plain", "plain-2", "plain-3"}
+    assert set(got["before"]["quality"]) == set(got["retention"]) == set(got["random_baseline"]) == wanted
+    assert "plain-2: called plain as one before it: its figures stand under plain-2" in got["notes"]
+    alone = answer(capsys, "prune", "--model", tiny, "--data", specs[1], "--plan", "dimensions/svd keep=16")
+    assert got["before"]["quality"]["plain-2"] == alone["before"]["quality"]["plain"]
+
+
+def test_vectors_and_their_word_pairs_may_share_a_stem(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = [f"w{i} {i % 5}.5 {i % 7} 1 {i % 3}" for i in range(40)]
+    index = write(tmp_path / "words.txt", "\n".join(words) + "\n")
+    pairs = write(tmp_path / "sets" / "words.txt", "".join(f"w{i}\tw{i + 1}\t{i % 4}\n" for i in range(20)))
+    got = answer(capsys, "evaluate", "--data", index, "--data", pairs)
+    assert [d["name"] for d in got["data"]] == ["words", "words-2"]
+    assert set(got["quality"]["words-2"]) == {"spearman"}
+    assert "ndcg@10" in got["quality"]["words"]
+
+
+def test_fit_on_a_folder_reads_its_corpus_and_no_judgements(
+    tiny: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    judged, other = beir(tmp_path / "judged"), Path(beir(tmp_path / "other", documents=50))
+    cut = ("prune", "--model", tiny, "--data", judged, "--plan", "dimensions/svd keep=16", "--fit-on", other)
+    with_judgements = answer(capsys, *cut)
+    (other / "qrels" / "test.tsv").unlink()
+    (other / "queries.jsonl").unlink()
+    without = answer(capsys, *cut)
+    assert (without["fit_on"], without["fit_documents"]) == (["other"], 50)
+    assert without["after"]["quality"] == with_judgements["after"]["quality"]
+
+
 # BEIR
 
 
@@ -186,8 +264,9 @@ def test_a_single_qrels_file_is_the_test_split(tmp_path: Path) -> None:
     (tmp_path / "b" / "qrels" / "test.tsv").rename(tmp_path / "b" / "qrels.tsv")
     assert len(one(spec).queries) == 10
     (tmp_path / "b" / "qrels.tsv").unlink()
-    with pytest.raises(DataError, match=r"there are none.*--queries"):
+    with pytest.raises(DataError, match=r"there are none: add qrels/test\.tsv.*--queries") as caught:
         load(spec)
+    assert "--split" not in str(caught.value), "there is none to choose"
 
 
 def test_qrels_without_a_header_or_with_columns_in_another_order(tmp_path: Path) -> None:
@@ -205,6 +284,20 @@ def test_unknown_ids_in_judgements_are_dropped_and_counted(tmp_path: Path) -> No
         load(beir(tmp_path / "c", qrels=HEAD + lines + "zz\tzz\t1\n"))
 
 
+def test_judgements_of_blank_texts_are_counted_apart_from_unknown_ones(tmp_path: Path) -> None:
+    corpus = jsonl([{"_id": f"{i}", "text": "" if i in (3, 5) else f"text {i}"} for i in range(10)])
+    queries = jsonl([{"_id": f"{i}", "text": " " if i == 4 else f"question {i}"} for i in range(6)])
+    files: dict[str, str | bytes] = {"corpus": corpus, "queries": queries}
+    lines = "0\t0\t1\n1\t1\t1\n2\t2\t1\n5\t4\t1\n0\tnone\t1\n"  # document 4 has text, query 4 has none
+    data = one(beir(tmp_path / "b", qrels=HEAD + lines + "2\t3\t1\n4\t0\t1\n4\t5\t1\n", **files))
+    assert data.queries.ids == ("0", "1", "2", "5")
+    assert noted(data, "judgements of blank queries or documents (dropped): 3")
+    assert noted(data, "judgements of unknown documents (dropped): 1")
+    assert not noted(data, "unknown queries")
+    with pytest.raises(DataError, match=r"2 of 3 .*\(0 documents, 1 queries\) or blank texts \(1\)"):
+        load(beir(tmp_path / "c", qrels=HEAD + "0\t0\t1\n0\t5\t1\nzz\t0\t1\n", **files))
+
+
 def test_queries_whose_judgements_are_all_zero_are_left_out(tmp_path: Path) -> None:
     data = one(beir(tmp_path / "b", qrels=HEAD + "q0\td0\t0\nq1\td1\t1\n"))
     assert data.queries.ids == ("q1",)
@@ -212,6 +305,31 @@ def test_queries_whose_judgements_are_all_zero_are_left_out(tmp_path: Path) -> N
     assert noted(data, "without judgements", ": 8")
     with pytest.raises(DataError, match="every score is 0"):
         load(beir(tmp_path / "c", qrels=HEAD + "q0\td0\t0\n"))
+
+
+@pytest.mark.parametrize("case", ["dev", "no qrels", "no queries", "all zero", "damaged"])
+def test_without_a_split_the_corpus_alone_is_read(case: str, tmp_path: Path) -> None:
+    judged = {"all zero": HEAD + "q0\td0\t0\n", "damaged": "no judgements"}.get(case)
+    spec = beir(tmp_path / "b", **({} if judged is None else {"qrels": judged}))
+    qrels = tmp_path / "b" / "qrels" / "test.tsv"
+    if case == "dev":
+        qrels.rename(qrels.with_name("dev.tsv"))
+    if case in ("no qrels", "no queries"):
+        qrels.unlink()
+    if case == "no queries":
+        (tmp_path / "b" / "queries.jsonl").unlink()
+    with pytest.raises(DataError):
+        load(spec)
+    data = one(spec, split=None)
+    assert (data.name, len(data.documents), len(data.queries), data.qrels) == ("b", 40, 0, None)
+    assert data.documents.full[1] == "T1 text 1"
+
+
+def test_a_limit_on_what_is_fitted_on_does_not_look_at_judgements(tmp_path: Path) -> None:
+    rows = [HEAD + "q0\td0\t1\nq0\td1\t1\n", HEAD + "".join(f"q1\td{i}\t1\n" for i in range(30, 40))]
+    one_, two = (one(beir(tmp_path / str(i) / "b", qrels=r), split=None, limit=9) for i, r in enumerate(rows))
+    assert one_.documents.ids == two.documents.ids
+    assert len(one_.documents) == 9
 
 
 D0 = {"_id": "d0", "text": "a"}

@@ -118,6 +118,37 @@ def test_a_vocabulary_cut_tells_its_coverage(shop: Path) -> None:
     assert answer["after"]["model"]["vocabulary"] < answer["before"]["model"]["vocabulary"]
 
 
+def test_a_vocabulary_sweep_of_a_static_model(shop: Path) -> None:
+    named = ("--model", str(shop / "static"), "--data", str(shop / "corpus"))
+    answer = here("sweep", *named, "--method", "tokens/frequency", "--ratios", "0,0.2", "--draws", "1", "--json").answer
+    assert [p["ratio"] for p in answer["points"]] == [0.0, 0.2]
+
+
+def test_a_recipe_knows_its_draws_and_its_data(shop: Path, tmp_path: Path) -> None:
+    write(tmp_path / "shop.jsonl", (shop / "other.jsonl").read_text(encoding="utf-8"))
+    named = ("--model", str(shop / "static"), "--data", str(tmp_path / "shop.jsonl"))
+    plan = ("--plan", "tokens/frequency ratio=0.2", "--draws", "1", "--out", str(tmp_path / "out"), "--json")
+    first = here("prune", *named, *plan).answer
+    replay = ("run", str(tmp_path / "out" / "recipe.yaml"), "--json")
+    again = here(*replay).answer
+    assert again["random_baseline"] == first["random_baseline"]
+    assert not [n for n in again["notes"] if "not those of the recipe" in n]
+    write(tmp_path / "shop.jsonl", lines([{"id": f"o{i}", "text": f"blue {t}"} for i, t in enumerate(TEXTS[:40])]))
+    assert [n for n in here(*replay).answer["notes"] if "not those of the recipe: shop" in n]
+
+
+def test_weights_that_a_penalty_emptied_are_kept(shop: Path) -> None:
+    plan = "train/l1 target=neurons steps=40 strength=10 rate=0.1 | neurons/magnitude ratio=0.5"
+    assert prune(shop, plan).answer["after"]["model"]["parameters"] > 0
+
+
+def test_a_global_cut_says_how_many_it_kept(shop: Path) -> None:
+    answer = prune(shop, "neurons/magnitude ratio=0.4 scope=global").answer
+    kept = answer["after"]["model"]["neurons_per_layer"]
+    assert all(n % 8 == 0 for n in kept)
+    assert any(f"-> {sum(kept)} in all" in r for r in answer["rounded"]) or sum(kept) == 2 * 40
+
+
 def test_zeros_are_called_zeros(shop: Path) -> None:
     answer = prune(shop, "weights/magnitude ratio=0.5 pattern=2:4").answer
     assert answer["after"]["model"]["parameters"] == answer["before"]["model"]["parameters"]

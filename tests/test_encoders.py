@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sentence_transformers import SentenceTransformer
 
 from core import data, embedding, encoders
 from core.anatomy import shape_of
@@ -26,6 +27,8 @@ from core.bench import prepare
 from core.embedding import embed, encode, load, missing, prompt_of
 from core.encoders import ModelInfo, describe, open_model
 from core.errors import Cancelled, InputError, ModelRefused
+from core.evaluate.judgements import similarity
+from core.types import unit
 from tests.tiny_models import ARCHITECTURES, HIDDEN, LAYERS, WIDTH, WORDS, tiny_model
 
 TEXTS = [f"{a} {b} {WORDS[-1 - i]}" for i, a in enumerate(WORDS) for b in WORDS[:4]]
@@ -198,9 +201,39 @@ def test_the_same_model_has_the_same_fingerprint_wherever_it_lies(
 
 def test_a_metric_that_is_not_known_is_refused(models: Callable[..., Path], home: Path, tmp_path: Path) -> None:
     shutil.copytree(models("static"), tmp_path / "model")
-    settings(tmp_path / "model", similarity_fn_name="euclidean")
-    with pytest.raises(ModelRefused, match=r"euclidean.*cosine and dot"):
+    settings(tmp_path / "model", similarity_fn_name="manhattan")
+    with pytest.raises(ModelRefused, match=r"manhattan.*cosine or dot or euclidean"):
         open_model(str(tmp_path / "model"))
+
+
+@pytest.mark.parametrize(("named", "metric"), [("dot", "dot"), ("euclidean", "l2"), ("cosine", "cosine")])
+def test_the_models_own_metric_is_honoured(
+    models: Callable[..., Path], home: Path, tmp_path: Path, named: str, metric: str
+) -> None:
+    shutil.copytree(models("bert"), tmp_path / "model")
+    settings(tmp_path / "model", similarity_fn_name=named)
+    found = open_model(str(tmp_path / "model"))
+    plain = SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    got = embed(found, TEXTS[:6])
+    scores = plain.similarity(*(plain.encode(TEXTS[:6]),) * 2).numpy()
+    ours = similarity(got.vectors, got.vectors, got.metric)
+    assert found.metric == metric
+    assert np.allclose(ours, -(scores**2) / 2 if metric == "l2" else scores, atol=1e-4)
+
+
+@pytest.mark.parametrize("prompts", [{"query": "ask ", "document": ""}, {"query": "ask ", "sts": "like "}, {}])
+@pytest.mark.parametrize("default", [None, 0, -1])
+def test_prompts_are_put_where_sentence_transformers_puts_them(
+    models: Callable[..., Path], home: Path, tmp_path: Path, prompts: dict[str, str], default: int | None
+) -> None:
+    shutil.copytree(models("bert"), tmp_path / "model")
+    name = None if default is None or not prompts else list(prompts)[default]
+    settings(tmp_path / "model", prompts=prompts, default_prompt_name=name)
+    found, plain = open_model(str(tmp_path / "model")), SentenceTransformer(str(tmp_path / "model"), device="cpu")
+    verbs = {"query": plain.encode_query, "document": plain.encode_document, "sentence": plain.encode}
+    for role, verb in verbs.items():
+        wanted = verb(TEXTS[:5])
+        assert np.allclose(unit(embed(found, TEXTS[:5], role).vectors), unit(wanted), atol=1e-5), role
 
 
 def test_truncate_dim_is_the_dimension(models: Callable[..., Path], home: Path, tmp_path: Path) -> None:

@@ -541,6 +541,11 @@ def test_a_destination_that_cannot_be_a_folder_is_refused(tmp_path: Path, name: 
         check_destination(tmp_path / name, tmp_path / "source", 1)
 
 
+def test_a_folder_that_takes_no_files_is_told_before_the_work(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"cannot write /proc/out: .*--out"):
+        check_destination(Path("/proc/out"), tmp_path / "source", 1)
+
+
 def test_a_disk_without_room_is_told_before_the_work(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"MB free, about [\d,]+ MB needed"):
         check_destination(tmp_path / "out", tmp_path / "source", 1 << 60)

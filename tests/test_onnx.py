@@ -136,7 +136,7 @@ def test_a_truncated_vector_and_a_default_prompt(models: Callable[..., Any], tmp
     folder = exported(encoder, tmp_path / "model")
     assert OnnxEncoder(folder).dimension == 12
     assert verify_onnx(encoder, folder, TEXTS) <= 1e-6
-    assert np.abs(run_script(folder, ["cat"], tmp_path) - encode(encoder, ["cat"])).max() <= 1e-6
+    assert np.abs(run_script(folder, ["cat"], tmp_path) - encoder.encode(["cat"])).max() <= 1e-6
 
 
 def test_left_padding_and_a_sliding_window(models: Callable[..., Any], tmp_path: Path) -> None:

@@ -377,6 +377,13 @@ def test_the_command_takes_the_users_own_tables_and_says_the_floor(
     first = json.loads(capsys.readouterr().out)
     assert first["chosen"] <= 24
     own = ["--users", str(tmp_path / "made" / "users.parquet"), "--items", str(tmp_path / "made" / "items.parquet")]
+    (tmp_path / "theirs").mkdir()
+    (tmp_path / "theirs" / "items.parquet").write_text("mine")
+    assert main([*argv, "--out", str(tmp_path / "theirs")]) == 2
+    assert "no export of ours" in capsys.readouterr().err
+    assert (tmp_path / "theirs" / "items.parquet").read_text() == "mine"
+    assert main([*argv, "--dimensions", "24", "--out", str(tmp_path / "made")]) == 0  # its own are made anew
+    capsys.readouterr()
     assert main([*argv, *own]) == 0
     again = json.loads(capsys.readouterr().out)
     assert again["test"]["before"]["ndcg@10"] == pytest.approx(first["test"]["after"]["ndcg@10"], abs=1e-6)

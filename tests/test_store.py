@@ -123,7 +123,7 @@ def test_a_full_disk_keeps_the_old_file(tmp_path: Path) -> None:
 def test_write_atomic_says_where_it_cannot_write(tmp_path: Path, name: str) -> None:
     (tmp_path / "file").write_bytes(REAL)
     (tmp_path / "folder").mkdir()
-    with pytest.raises(InputError, match=r"cannot write .*choose a folder"):
+    with pytest.raises(InputError, match=r"cannot write .*choose another folder with --out"):
         write_atomic(tmp_path / name, OTHER)
     assert (tmp_path / "file").read_bytes() == REAL
     assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
@@ -287,6 +287,39 @@ def test_sweep_partials_spares_the_living(home: Path) -> None:
     assert all(p.exists() for p in (ours, unnamed, kept))
     assert not any(p.exists() for p in (ancient, theirs[0], theirs[1].parent))
     assert (home / "y" / "z").read_bytes() == REAL  # set aside for a new folder that never came: it has its name again
+
+
+def test_sweep_partials_beside_a_name(tmp_path: Path) -> None:
+    """Outside our folder only what was to become that very name goes."""
+    gone = in_child(lambda: os.getpid())[1]
+    left, aside = tmp_path / f".e.{gone}-0123abcd.tmp" / "a.txt", tmp_path / f".e.{gone}-0123abcd.old" / "a.txt"
+    names = (f"e.{gone}-0123abcd.tmp", f".e.txt.{gone}-0123abcd.tmp", f".e.{os.getpid()}-0123abcd.tmp", ".e.1.tmp")
+    for path in (left, aside, *(tmp_path / name for name in names)):
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(REAL)
+    assert sweep_partials(tmp_path / "e") == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == sorted((*names, "e"))
+    assert (tmp_path / "e" / "a.txt").read_bytes() == REAL
+
+
+def test_an_older_folder_never_takes_the_name_of_another(tmp_path: Path) -> None:
+    """Long names are cut short in hidden ones: those of two folders can look alike."""
+    gone = in_child(lambda: os.getpid())[1]
+    target = tmp_path / ("x" * 60 + "a")
+    unfinished = store.unfinished(target, "old").name.replace(f".{os.getpid()}-", f".{gone}-")
+    (tmp_path / unfinished).mkdir()
+    sweep_partials(target.with_name("x" * 60 + "b"))
+    assert [p.name for p in tmp_path.iterdir()] == [unfinished]
+
+
+def test_check_place_tries_to_write_and_leaves_nothing(tmp_path: Path) -> None:
+    for name in ("e", "far/below/e", "\N{CAT FACE}" * 60):
+        store.check_place(tmp_path / name)
+    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "file").write_bytes(REAL)
+    for bad in (Path("/proc/e"), Path("/proc/far/below/e"), tmp_path / "file" / "e"):
+        with pytest.raises(InputError, match=r"cannot write .*e: .*choose another folder with --out"):
+            store.check_place(bad)
 
 
 def test_sweep_partials_without_a_home(home: Path) -> None:
@@ -493,7 +526,7 @@ def test_entries_of_another_version_are_not_read(home: Path, monkeypatch: pytest
 def test_a_cache_that_cannot_be_written_is_bad_input(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "file").write_bytes(REAL)
     monkeypatch.setenv("ESPALIER_HOME", str(tmp_path / "file"))
-    with pytest.raises(InputError, match="cannot write"):
+    with pytest.raises(InputError, match=r"cannot write .*choose another folder with --cache"):
         put_arrays("ab12", ARRAYS)
     assert get_arrays("ab12") is None
 

@@ -349,8 +349,8 @@ PARQUETS: list[tuple[dict[str, Any], tuple[str, ...]]] = [
     ({"vector": lists(SIX), "id": ["a", None, "c"]}, ("row 2", "no id")),
     ({"vector": lists(SIX), "id": [1.0, 2.0, 3.0]}, ("'id' is double", "strings or integers")),
     ({"vector": lists(SIX), "id": [7, 8, 7]}, ("row 3", "duplicate id '7'", "first on row 1")),
-    ({"vector": lists([[1.0, 2], [np.nan, 1], [np.inf, 1]])}, ("2 rows", "NaN", "first is row 2")),
-    ({"vector": lists([[1.0, 1e300]])}, ("1 rows", "beyond float32", "row 1")),
+    ({"vector": lists([[1.0, 2], [np.nan, 1], [np.inf, 1]])}, ("float32: 2,", "NaN", "first is row 2")),
+    ({"vector": lists([[1.0, 1e300]])}, ("float32: 1,", "beyond float32", "row 1")),
 ]
 
 
@@ -467,7 +467,7 @@ FAULTS: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("x.npy", npy(SIX > 1), ("bool", "save it as float32")),
     ("x.npy", npy(SIX.astype(complex)), ("complex128",)),
     ("x.npy", npy(np.zeros(3, [("a", "f4")])), ("void",)),
-    ("x.npy", npy(BAD), ("2 rows", "NaN", "first is row 2")),
+    ("x.npy", npy(BAD), ("float32: 2,", "NaN", "first is row 2")),
     ("x.npz", b"PK\x03\x04 cut short", ("damaged, truncated",)),
     ("x.npz", npz(vectors=npy(SIX))[:-30], ("damaged, truncated",)),
     ("x.npz", npz(vectors=npy(SIX)).replace(b"PK\x01\x02", b"PK\x01\x09"), ("damaged",)),
@@ -496,7 +496,7 @@ FAULTS: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("x.txt", b"a 1 2\nb 3 x4\n", ("line 2", "'x4' is no number")),
     ("x.txt", b"a 1 2\n\nb 3 4\n", ("line 2", "0 values")),
     ("x.txt", b"a 1 2\nb\xff 3 4\n", ("line 2", "byte offset 7 (0xff)", "UTF-8")),
-    ("x.txt", b"a 1 2\nb nan 4\n", ("1 rows", "NaN", "row 2")),
+    ("x.txt", b"a 1 2\nb nan 4\n", ("float32: 1,", "NaN", "row 2")),
     ("x.txt", b"a 1 2\na 3 4\n", ("row 2", "duplicate id 'a'", "row 1")),
     ("x.txt", b"just a text\nand another one\n", ("line 1", "is no number")),
     ("x.vec", b"3 2\na 1 2\nb 3 4\n", ("line 1", "promises 3 rows", "has 2")),
@@ -513,7 +513,7 @@ FAULTS: list[tuple[str, bytes, tuple[str, ...]]] = [
     ("x.bin", GOOD_BIN + b"x", ("more bytes after row 2",)),
     ("x.bin", b"3000000 300\n" + GOOD_BIN, ("3,000,000 x 300", "truncated")),
     ("x.bin", b"1 2\n\xff " + bytes(8), ("byte offset 4 (0xff)",)),
-    ("x.bin", b"1 1\na " + struct.pack("<f", np.nan), ("1 rows", "NaN")),
+    ("x.bin", b"1 1\na " + struct.pack("<f", np.nan), ("float32: 1,", "NaN")),
     ("x.csv", b"a,b\n", ("no vector file", ".parquet")),
 ]
 

@@ -71,7 +71,7 @@ def opened(arrays: Mapping[str, NDArray[Any]], method: str = "") -> Book:
     """The codebook of a file: opened(np.load("codebook.npz")).encode(vectors) codes new documents."""
     book = {k: arrays[k] for k in arrays if k not in ("bytes", "forward")}
     coded = Drawn if "seed" in book else Largest if "keep" in book else Bits if "table" in book else Half
-    metric: Metric = "cosine" if book["normalize"] else "dot"
+    metric: Metric = "cosine" if book["normalize"] else "l2" if "distance" in book else "dot"
     forward = arrays.get("forward")
     return coded(method, int(book["dimension"]), metric, int(arrays["bytes"]), book, forward)
 
@@ -79,6 +79,7 @@ def opened(arrays: Mapping[str, NDArray[Any]], method: str = "") -> Book:
 def shared(dimension: int, metric: Metric, **more: NDArray[Any] | None) -> dict[str, NDArray[Any]]:
     """The arrays that every codebook has, and those of `more` that are there, read-only."""
     out = {"dimension": np.array(dimension), "normalize": np.array(metric == "cosine")}
+    out |= {"distance": np.array(True)} if metric == "l2" else {}
     return out | {k: frozen(v, v.dtype).reshape(v.shape) for k, v in more.items() if v is not None}
 
 

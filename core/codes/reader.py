@@ -5,8 +5,9 @@
     rows, scores = search(codes, book, queries, k=10)    # exact over the codes, nothing decoded at full width
 
 codes.npy is (n, bytes) uint8. codebook.npz: `basis` (m, d) and `mean` (d,) turn stored numbers into a vector, where
-they are there; `normalize` says that vectors have length one. The numbers themselves: `table`, `which`, `ends` where
-they are bits of a stream; `keep` where only the largest of each vector are stored; else they are fp16.
+they are there; `normalize` says that vectors have length one, `distance` that they are compared by L2: a score is then
+minus half the squared distance. The numbers themselves: `table`, `which`, `ends` where they are bits of a stream;
+`keep` where only the largest of each vector are stored; else they are fp16.
 """
 
 from __future__ import annotations
@@ -62,25 +63,31 @@ def decode(codes: Any, book: Any, read: Any = numbers) -> Any:
 
 
 def lengths(codes: Any, book: Any, read: Any = numbers) -> Any:
-    """(n,) the length of every decoded vector before it is normalised: compute once, hand to every search."""
-    plain = {k: v for k, v in book.items() if k != "normalize"} | {"normalize": False}
+    """(n,) the length of every decoded vector before it is normalised (for L2 from `mean`): once for all searches."""
+    left_out = ("mean",) if "distance" in book else ()
+    plain = {k: v for k, v in book.items() if k not in left_out} | {"normalize": False}
     parts = [decode(codes[i : i + _BLOCK], plain, read) for i in range(0, len(codes), _BLOCK)]
     return np.linalg.norm(np.concatenate(parts), axis=1) if parts else np.zeros(0, np.float32)
 
 
 def search(codes: Any, book: Any, queries: Any, k: int = 10, norms: Any = None, read: Any = numbers) -> Any:
     """Rows and scores, (q, k) each, of the best vectors for float queries (q, d): queries are rotated, not codes."""
-    q = np.asarray(queries, np.float32)
+    q, mean = np.asarray(queries, np.float32), book.get("mean")
+    if "distance" in book:  # both are seen from the mean
+        q, mean = q if mean is None else q - mean, None
     if book["normalize"]:
         q = q / np.maximum(np.linalg.norm(q, axis=1, keepdims=True), 1e-30)
-        norms = lengths(codes, book, read) if norms is None else norms
+    if norms is None and (book["normalize"] or "distance" in book):
+        norms = lengths(codes, book, read)
     turned = np.ascontiguousarray(q @ book["basis"].T if "basis" in book else q)
-    offset = q @ book["mean"][:, None] if "mean" in book else np.zeros((len(q), 1), np.float32)
+    offset = np.zeros((len(q), 1), np.float32) if mean is None else q @ mean[:, None]
     rows, best = np.zeros((len(q), 0), np.int64), np.zeros((len(q), 0), np.float32)
     for start in range(0, len(codes), _BLOCK):
         scores = turned @ read(codes[start : start + _BLOCK], book).T + offset
         if book["normalize"]:
             scores /= np.maximum(norms[start : start + _BLOCK], 1e-30)
+        if "distance" in book:
+            scores -= ((q**2).sum(axis=1)[:, None] + norms[start : start + _BLOCK] ** 2) / 2
         some = min(k, scores.shape[1])
         near = np.argpartition(-scores, some - 1, axis=1)[:, :some]
         rows = np.concatenate([rows, near + start], axis=1)

@@ -9,15 +9,18 @@ parted later: no pruning method is ever handed a Dataset.
 
 from __future__ import annotations
 
+import os
+from collections.abc import Sequence
 from dataclasses import replace
+from itertools import count
 from pathlib import Path
 
 from core.data import beir, pairs, readers, sampling, tables
 from core.data.cleaning import Tally
 from core.errors import DataError, InputError
-from core.types import Dataset, Progress, quiet
+from core.types import Dataset, Progress, Texts, quiet
 
-__all__ = ["load"]
+__all__ = ["load", "told_apart"]
 
 SAMPLE = Path(__file__).parents[2] / "assets" / "sample"
 _KNOWN = "sample, python-docs, a folder or .zip with corpus.jsonl, or a file (" + ", ".join(readers.SUFFIXES) + ")"
@@ -27,7 +30,7 @@ _UNUSED = "the query log was not used: this data has a truth of its own"
 def load(
     spec: str,
     *,
-    split: str = "test",
+    split: str | None = "test",
     queries: Path | None = None,
     limit: int | None = None,
     seed: int = 0,
@@ -36,7 +39,7 @@ def load(
     """The data sets that `spec` names: one, or two where a BEIR folder also holds pairs.tsv.
 
     spec     `sample`, `python-docs`, a BEIR folder or a .zip of one, or a file of pairs, labels or texts
-    split    which judgements of a BEIR folder
+    split    which judgements of a BEIR folder; None where they do not count: its corpus is read, and nobody asks
     queries  a log of real queries for texts without judgements; truth is then the unpruned model's agreement
     limit    at most so many documents (pairs, labelled texts): a seeded sample, said in the notes
 
@@ -45,6 +48,8 @@ def load(
     sampling.check_limit(limit)
     if seed < 0:
         raise InputError(f"seed {seed} is below 0; give 0 or a positive whole number.")
+    if queries is not None and not os.path.isfile(queries):
+        raise InputError(f"no file at {str(queries)!r}: give --queries a log ({', '.join(readers.SUFFIXES)}).")
     try:
         name, path = _locate(spec, progress)
         if path.is_dir():
@@ -54,6 +59,17 @@ def load(
     except OSError as e:
         raise InputError(f"cannot read {spec!r}: {e.strerror or e}. Check the path and its permissions.") from e
     return [sampling.limited(d, limit, seed) if d.truth != "agreement" else d for d in found]
+
+
+def told_apart(datasets: Sequence[Dataset]) -> list[Dataset]:
+    """Every data set under a name of its own: the second `same` becomes `same-2`, and a note says so."""
+    given, out = {d.name for d in datasets}, dict[str, Dataset]()
+    for d in datasets:
+        free = (f"{d.name}-{n}" for n in count(2) if f"{d.name}-{n}" not in given | out.keys())
+        name = next(free) if d.name in out else d.name
+        note = f"called {d.name} as one before it: its figures stand under {name}"
+        out[name] = d if name == d.name else replace(d, name=name, notes=(*d.notes, note))
+    return list(out.values())
 
 
 def _locate(spec: str, progress: Progress) -> tuple[str, Path]:
@@ -91,17 +107,17 @@ def _unpacked(archive: Path, progress: Progress) -> Path:
 
 
 def _folder(
-    folder: Path, name: str, split: str, queries: Path | None, limit: int | None, seed: int, progress: Progress
+    folder: Path, name: str, split: str | None, queries: Path | None, limit: int | None, seed: int, progress: Progress
 ) -> list[Dataset]:
     if not beir.is_beir(folder):
         parted = next((p for p in sorted(folder.iterdir()) if p.name.lower() in ("test.csv", "test.tsv")), None)
         if parted is not None and tables.sibling(parted) is not None:
             return _file(parted, name, queries, limit, seed, progress)
         raise InputError(f"{name} holds no {beir.CORPUS}: give {_KNOWN}.")
-    if queries is not None and not beir.splits(folder):
+    if split is None or (queries is not None and not beir.splits(folder)):
         tally = Tally()
         documents = beir.read_corpus(folder, tally, progress)
-        log = tables.read_log(queries, tally, progress)
+        log = Texts((), ()) if queries is None else tables.read_log(queries, tally, progress)
         found = [tables.agreement(documents, name, tally, log, limit=limit, seed=seed)]
     else:
         found = [_truthful(beir.read_beir(folder, name, split, progress), queries)]

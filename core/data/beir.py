@@ -18,6 +18,7 @@ CORPUS = "corpus.jsonl"
 QUERIES = "queries.jsonl"
 ALL_ZERO = "queries whose judgements are all zero (left out)"
 COLUMNS = ("query-id", "corpus-id", "score")
+_ADD = f"add qrels/test.tsv ({', '.join(COLUMNS)}), or give --queries FILE for a log of real queries."
 Qrels = dict[str, dict[str, int]]
 
 
@@ -42,8 +43,8 @@ def read_beir(folder: Path, name: str, split: str, progress: Progress = quiet) -
     """One judged data set. DataError names the splits that exist where `split` does not."""
     there = splits(folder)
     if split not in there:
-        have = f"there are {', '.join(there)}" if there else "there are none: add qrels/test.tsv or give --queries"
-        raise DataError(f"no split {split!r} in qrels/; {have}. Choose one with --split.", file=name)
+        have = f"there are {', '.join(there)}. Choose one with --split." if there else "there are none: " + _ADD
+        raise DataError(f"no split {split!r} in qrels/; {have}", file=name)
     if not (folder / QUERIES).is_file():
         raise DataError(f"no {QUERIES} beside {CORPUS}; add it.", file=name)
     tally = Tally()
@@ -87,16 +88,18 @@ def read_qrels(path: Path, queries: Collection[str], documents: Collection[str],
     rows = [(line, row) for line, row in readers.cells(path) if row]
     places, body = _columns(file, rows)
     out: Qrels = {}
-    unknown_queries = unknown_documents = unknown = 0
+    unknown_queries = unknown_documents = blank = dropped = 0
     for line, row in body:
         if len(row) != len(rows[0][1]):
             raise readers.ragged(file, line, len(row), len(rows[0][1]))
         query, document, cell = (row[i].strip() for i in places)
         grade = _grade(file, line, cell)
-        unknown_queries += query not in queries
-        unknown_documents += document not in documents
         if query not in queries or document not in documents:
-            unknown += 1
+            skipped = query in tally.blank[QUERIES], document in tally.blank[CORPUS]
+            unknown_queries += query not in queries and not skipped[0]
+            unknown_documents += document not in documents and not skipped[1]
+            blank += any(skipped)
+            dropped += 1
             continue
         before = out.setdefault(query, {}).setdefault(document, grade)
         if before != grade:
@@ -104,11 +107,13 @@ def read_qrels(path: Path, queries: Collection[str], documents: Collection[str],
             raise DataError(message, file=file, line=line)
     if not body:
         raise readers.no_rows(file)
-    if unknown * 2 > len(body):
-        message = f"{unknown:,} of {len(body):,} judgements name unknown ids ({unknown_documents:,} documents, "
-        raise DataError(message + f"{unknown_queries:,} queries): do these files belong together?", file=file)
+    if dropped * 2 > len(body):
+        message = f"{dropped:,} of {len(body):,} judgements name unknown ids ({unknown_documents:,} documents, "
+        message += f"{unknown_queries:,} queries)" + (f" or blank texts ({blank:,})" if blank else "")
+        raise DataError(f"{message}: do these files belong together?", file=file)
     tally.add("judgements of unknown queries (dropped)", unknown_queries)
     tally.add("judgements of unknown documents (dropped)", unknown_documents)
+    tally.add("judgements of blank queries or documents (dropped)", blank)
     judged = {q: grades for q, grades in out.items() if any(grades.values())}
     tally.add(ALL_ZERO, len(out) - len(judged))
     if not judged:

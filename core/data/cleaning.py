@@ -7,7 +7,7 @@ what would make an answer silently wrong (a number as text, an id that stands tw
 from __future__ import annotations
 
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -28,10 +28,15 @@ class Tally:
     def __init__(self) -> None:
         self._counts: Counter[str] = Counter()
         self._said: list[str] = []
+        self.blank: defaultdict[str, set[str]] = defaultdict(set)  # file -> ids of its texts that were skipped
 
     def add(self, what: str, count: int = 1) -> None:
         if count:
             self._counts[what] += count
+
+    def skip(self, file: str, name: str) -> None:
+        self.add("blank texts skipped")
+        self.blank[file].add(name)
 
     def say(self, note: str) -> None:
         self._said.append(note)
@@ -156,7 +161,7 @@ def texts_of(
     for row, name in enumerate(ids_of(table, tally, required=required, prefix=prefix)):
         body, head = text_of(table, row, text, tally), optional(table, row, title, tally)
         if blank(body) and blank(head):
-            tally.add("blank texts skipped")
+            tally.skip(table.file, name)
             continue
         rows.append((name, body, "" if blank(head) else head, label(row).strip() if label else ""))
     if not rows:

@@ -6,6 +6,7 @@ read_vectors (all rows, or a seeded sample, in memory)
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -57,6 +58,8 @@ def open_vectors(path: Path, column: str | None = None, cap: int | None = None) 
     InputError where the choice is unclear, DataError where the file is damaged, of another kind, or has no rows.
     """
     suffix = path.suffix.lower()
+    if suffix not in _OPEN and not os.path.isfile(path):
+        raise InputError(f"no file at {str(path)!r}: give vectors ({', '.join(SUFFIXES)}).")
     if suffix not in _OPEN:
         raise InputError(f"{path.name} is no vector file that can be read: give one of {', '.join(SUFFIXES)}.")
     with damage_named(path):

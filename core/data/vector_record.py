@@ -175,7 +175,7 @@ def damage_named(path: Path) -> Iterator[None]:
 
 
 def _not_finite(file: str, rows: Ints) -> DataError:
-    message = f"{len(rows):,} rows hold NaN, infinity or values beyond float32, the first is row {rows[0] + 1}; "
+    message = f"rows with NaN, infinity or values beyond float32: {len(rows):,}, the first is row {rows[0] + 1}; "
     return DataError(message + "remove or repair them.", file=file)
 
 

@@ -37,7 +37,7 @@ from core.onnx_encoder import OnnxEncoder
 from core.pipeline import Cutting
 from core.report import add_timing
 from core.select import apply
-from core.store import MANIFEST, new_folder, sha256
+from core.store import MANIFEST, check_place, new_folder, sha256, unfinished
 from core.types import Floats, Progress, Reduction, quiet
 
 __all__ = [
@@ -64,6 +64,7 @@ def check_destination(out: Path, source: Path, needed: int) -> None:
     target = out.expanduser().resolve()
     if target == source.resolve() or source.resolve() in target.parents or target in source.resolve().parents:
         raise InputError(f"--out {out} is the loaded model's own folder or holds it: choose another folder")
+    check_place(target)
     try:
         parent = next(p for p in (target, *target.parents) if p.exists())
         if not parent.is_dir():
@@ -292,7 +293,7 @@ def zipped(folder: Path) -> Path:
     """The folder as a zip beside it, named by its content, always the same bytes for the same files."""
     name = f"{folder.name}-{folder_hash(folder)[:12]}.zip"
     target = folder.parent / name
-    temporary = folder.parent / f".{name}.tmp"
+    temporary = unfinished(target, "tmp")
     try:
         with zipfile.ZipFile(temporary, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as archive:
             for file in sorted(p for p in folder.rglob("*") if p.is_file()):

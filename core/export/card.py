@@ -6,6 +6,7 @@ import sys
 from importlib import metadata
 from typing import Any
 
+from core.compare import RANDOM_DRAWS
 from core.export.vectors import READER, SNIPPET
 
 _PACKAGES = ("torch", "transformers", "sentence-transformers", "numpy")
@@ -34,6 +35,8 @@ def recipe(report: dict[str, Any], request: dict[str, Any]) -> dict[str, Any]:
         "split": request["split"],
         "limit": request.get("limit"),
         "rescore": request.get("rescore", 0),
+        "draws": request.get("draws", RANDOM_DRAWS),
+        "data_fingerprints": {d["name"]: d["fingerprint"] for d in report["data"]},
         "plan": report["resolved_plan"],
         "format": request["format"],
         "engine": request.get("engine", "exact"),

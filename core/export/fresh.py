@@ -32,13 +32,13 @@ class Graph:
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS") or 0)  # as torch
         self.session = onnxruntime.InferenceSession(f"{path}/onnx/model.onnx", options)
 
-    def encode(self, texts, prompt=None, batch_size=32, show_progress_bar=False):  # type: ignore[no-untyped-def]
+    def encode(self, texts, prompt="", batch_size=32, show_progress_bar=False):  # type: ignore[no-untyped-def]
         import numpy as np
 
         order = sorted(range(len(texts)), key=lambda i: -len(texts[i]))
         out = []
         for start in range(0, len(order), batch_size):
-            batch = [(prompt or "") + texts[i] for i in order[start : start + batch_size]]
+            batch = [prompt + texts[i] for i in order[start : start + batch_size]]
             rows = self.tokenizer.encode_batch(batch)
             feed = {"input_ids": [r.ids for r in rows], "attention_mask": [r.attention_mask for r in rows],
                     "token_type_ids": [r.type_ids for r in rows]}  # fmt: skip
@@ -57,7 +57,7 @@ def opened(path):  # type: ignore[no-untyped-def]
 
 
 def encode(model, texts, prompt):  # type: ignore[no-untyped-def]
-    return model.encode(texts, prompt=prompt or None, batch_size=32, show_progress_bar=False)
+    return model.encode(texts, prompt=prompt, batch_size=32, show_progress_bar=False)
 
 
 def timings(models, texts, rounds):  # type: ignore[no-untyped-def]

@@ -73,7 +73,7 @@ def write_onnx(encoder: Any, folder: Path) -> None:
         "precision": "fp32",
         "dimension": _dimension(encoder),
         "parameters": sum(p.numel() for p in encoder.parameters()),
-        "metric": "dot" if encoder.similarity_fn_name == "dot" else "cosine",
+        "metric": encoder.similarity_fn_name or "cosine",
         "max_seq_length": encoder.max_seq_length,
         "inputs": inputs,
         "prompts": dict(encoder.prompts or {}),

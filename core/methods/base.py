@@ -122,7 +122,8 @@ def _check(name: str, f: Field[Any], value: Any) -> None:
     kind = type(default)
     fits = isinstance(value, kind) or (kind is float and isinstance(value, int))
     if not fits or (isinstance(value, bool) and kind is not bool):
-        raise PlanError(f"{name}: {f.name}={value!r} should be a {kind.__name__}, e.g. {f.name}={default}")
+        wanted = {int: "a whole number", float: "a number", bool: "true or false"}.get(kind, "a word")
+        raise PlanError(f"{name}: {f.name}={value!r} should be {wanted}, e.g. {f.name}={default}")
     choices = f.metadata.get("choices")
     if choices and value not in choices:
         raise PlanError(f"{name}: {f.name}={value} is none of {', '.join(choices)}; the default is {default}")
@@ -144,7 +145,11 @@ def moments(context: FitContext) -> tuple[NDArray[np.float64], NDArray[np.float6
     if n >= TEN * d:
         return second, mean, ()
     if context.prior is None or len(context.prior.mean) != d:
-        return second, mean, (f"{n:,} documents for {d} dimensions: fewer than 10 each, the basis may overfit",)
+        return (
+            second,
+            mean,
+            (f"no prior over general text for this model: the basis is of {n:,} documents alone and may overfit",),
+        )
     k = _PRIOR_WEIGHT * d
     second = (n * second + k * context.prior.second_moment) / (n + k)
     mean = (n * mean + k * context.prior.mean) / (n + k)
