@@ -32,7 +32,7 @@ _CHILDREN: dict[str, subprocess.Popen[bytes]] = {}
 
 @dataclass(frozen=True)
 class Status:
-    """What is known of a run: `share` in [0, 1], `eta` in seconds where it can be told."""
+    """What is known of a run: `share` in [0, 1] and `eta` in seconds are of its step `step`, counted from one."""
 
     id: str
     argv: tuple[str, ...]
@@ -42,6 +42,7 @@ class Status:
     eta: float | None = None
     error: str = ""
     started: float = 0.0
+    step: int = 1
 
     @property
     def ended(self) -> bool:
@@ -102,7 +103,7 @@ def status(job: str) -> Status | None:
     what, share = progress.get("what", "starting"), float(progress.get("share", 0.0))
     taken = float(progress.get("taken", 0.0))
     eta = taken * (1 - share) / share if share > 0.02 and taken > 0.5 else None
-    return Status(job, argv, "running", what, share, eta, started=started)
+    return Status(job, argv, "running", what, share, eta, started=started, step=int(progress.get("step", 1)))
 
 
 def result(job: str) -> dict[str, Any] | None:
@@ -194,7 +195,7 @@ class Recorder:
 
     def __init__(self, path: Path) -> None:
         self.path, self.what, self.begun, self.written = path, "", time.monotonic(), 0.0
-        self.place = (0, 0)  # done and total of the last word
+        self.place, self.step = (0, 0), 0  # done and total of the last word; which step it is
         live.into(path)
         _be_the_first_to_go()
 
@@ -203,11 +204,12 @@ class Recorder:
         if what != self.what:
             self.what, self.written = what, 0.0
             if total != self.place[1] or done < self.place[0]:  # "layer 2 of 6" goes on where "layer 1 of 6" ended
-                self.begun = now
+                self.begun, self.step = now, self.step + 1
         self.place = (done, total)
         if now - self.written >= _EVERY or done >= total:
             share = done / total if total else 1.0
-            _write(self.path / "progress.json", {"what": what, "share": share, "taken": now - self.begun})
+            said = {"what": what, "share": share, "taken": now - self.begun, "step": self.step}
+            _write(self.path / "progress.json", said)
             self.written = now
 
     def keep(self, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:

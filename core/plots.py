@@ -20,16 +20,29 @@ CHOSEN, GREY, FLOOR, LOSS, GAIN = "#2f9e68", "rgba(128,138,132,0.55)", "#c2871a"
 BAND = "rgba(47,158,104,0.18)"
 TOPICS = ("#3b7dd8", "#d9622b", "#2f9e68", "#a45bc9", "#c2871a", "#1aa3a3", "#d1477f", "#7a8b2e", "#6b6fd6",
           "#b0703c", "#4c9bd1", "#8a8f98", "#c95b5b", "#3f8f5a", "#9a6fb0", "#5f7d8c")  # fmt: skip
+SYMBOLS = ("circle", "diamond", "square", "triangle-up", "cross")  # five beside sixteen colours: eighty pairs
+SCALE = [[0.0, "#dc3a08"], [0.5, "#e3a257"], [1.0, "#94a5a0"]]  # what is lost stands out, what stays steps back
+_TOOLBAR, _LINE = 34, 19  # pixels: plotly's toolbar above a title, and one line of it
 
 
-def _figure(data: list[dict[str, Any]], title: str, height: int = 380, **layout: Any) -> Any:
-    """A figure from plain dictionaries, unchecked: validation is the slow part of a redraw, and a test does it."""
+def _figure(data: list[dict[str, Any]], title: str, height: int = 380, above: int = 8, **layout: Any) -> Any:
+    """A figure from plain dictionaries, unchecked: validation is the slow part of a redraw, and a test does it.
+
+    A title stands below the toolbar, and the plot `above` pixels below the title, or further where the margin says so.
+    """
     import plotly.graph_objects as go
 
+    text = _wrapped(title)
+    lines = text.count("<br>") + 1
+    margin = {"l": 48, "r": 12, "t": 58, "b": 44} | layout.pop("margin", {})
+    if text:
+        margin["t"] = max(margin["t"], _TOOLBAR + _LINE * lines + above)
+    lower = _TOOLBAR + _LINE * (lines - 1) / 2  # lines stand around the place of the first one
+    top = {"y": 1, "yref": "container", "yanchor": "top", "pad": {"t": lower}}
     base: dict[str, Any] = {
-        "title": {"text": _wrapped(title), "font": {"size": 15}, "x": 0, "xanchor": "left"},
+        "title": {"text": text, "font": {"size": 15}, "x": 0, "xanchor": "left", **top},
         "height": height,
-        "margin": {"l": 48, "r": 12, "t": 58, "b": 44},
+        "margin": margin,
         "paper_bgcolor": "rgba(0,0,0,0)",
         "plot_bgcolor": "rgba(0,0,0,0)",
         "showlegend": False,
@@ -85,20 +98,17 @@ def curves(
         {"type": "line", "x0": x[mark], "x1": x[mark], "y0": 0, "y1": 1, "yref": "paper",
          "line": {"color": FLOOR, "width": 1.4, "dash": "dot"}},
     ]  # fmt: skip
-    here_y = 100 * float(b.ratio[index])
-    low = 50.0 if not here_y < 55 else max(0.0, here_y - 10)
+    least = 100 * float(np.nanmin(b.ratio)) if np.isfinite(b.ratio).any() else 50.0
     notes = [{"x": x[mark], "y": 1.0, "yref": "paper", "text": f"▲ meets your {100 * floor:.0f} %", "showarrow": False,
               "xanchor": "right" if x[mark] > 50 else "left", "yanchor": "bottom",
               "font": {"color": FLOOR, "size": 12}}]  # fmt: skip
     return _figure(
-        data, curve_title(found, measure, floor), 400, shapes=shapes, annotations=notes,
+        data, curve_title(found, measure, floor), 440, shapes=shapes, annotations=notes,
         xaxis={"title": {"text": f"pruning ratio, % of {found.name} removed"}, "range": [0, x[-1]], "zeroline": False},
-        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "range": [low, 104],
-               "zeroline": False},
-        legend={"bgcolor": "rgba(0,0,0,0)", "traceorder": "reversed"} | (
-            {"orientation": "h", "x": 0.02, "y": 0.04, "yanchor": "bottom"} if ceiling is None
-            else {"orientation": "v", "x": 1.0, "xanchor": "right", "y": 0.93, "yanchor": "top"}),
-        showlegend=True, margin={"l": 52, "r": 12, "t": 84, "b": 48},
+        yaxis={"title": {"text": f"% of {MEASURE_NAMES.get(measure, measure)} kept"}, "zeroline": False,
+               "range": [max(0.0, min(50.0, least - 4)), 104]},
+        legend={"orientation": "h", "x": 0, "y": -0.2, "yanchor": "top", "traceorder": "reversed"},
+        showlegend=True, margin={"l": 52, "r": 12, "b": 92}, above=26,
     )  # fmt: skip
 
 
@@ -156,7 +166,7 @@ def anatomy(parts: Sequence[tuple[str, int]], total: int) -> Any:
     ]  # fmt: skip
     first, count = parts[0] if parts else ("nothing", 0)
     return _figure(
-        data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 190, barmode="stack",
+        data, f"{100 * count / max(total, 1):.0f} % of {total / 1e6:.1f} M parameters: {first}", 210, barmode="stack",
         xaxis={"ticksuffix": " M"}, yaxis={"visible": False}, showlegend=True,
         legend={"orientation": "h", "y": -0.35, "x": 0, "traceorder": "normal"},
         margin={"l": 4, "r": 4, "t": 44, "b": 4},
@@ -196,7 +206,7 @@ def maps(
         dragmode="pan",  # while the lasso is the drag mode, Streamlit lets no click select
         xaxis=hidden | {"domain": [0, 0.48]}, xaxis2=hidden | {"domain": [0.52, 1]},
         yaxis=hidden | {"scaleanchor": "x"}, yaxis2=hidden | {"anchor": "x2", "scaleanchor": "x2"},
-        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "t": 92, "b": 8},
+        legend={"orientation": "h", "y": -0.02, "itemsizing": "constant"}, margin={"l": 8, "r": 8, "b": 8}, above=26,
     )  # fmt: skip
 
 
@@ -216,14 +226,16 @@ def points_figure(groups: Sequence[tuple[str, NDArray[Any], Sequence[str], Mappi
 
 def _groups(colour: NDArray[Any], names: Sequence[str] | None) -> list[tuple[str, NDArray[np.int64], dict[str, Any]]]:
     if names is None:
-        bar = {"title": {"text": "kept"}, "tickformat": ".0%", "thickness": 12, "len": 0.6}
-        marker = {"size": 6, "opacity": 0.85, "color": [float(c) for c in colour], "colorscale": "RdYlBu", "cmin": 0,
-                  "cmax": 1, "colorbar": bar}  # fmt: skip
+        low = min(0.9, float(colour.min())) if len(colour) else 0.9  # what lost nothing never looks like a loss
+        bar = {"title": {"text": "neighbours kept", "side": "top"}, "tickformat": ".0%", "thickness": 12, "len": 0.5,
+               "orientation": "h", "x": 0, "xanchor": "left", "y": -0.02, "yanchor": "top"}  # fmt: skip
+        sizes = [round(5 + 5 * (1 - float(c)) / (1 - low), 1) for c in colour]  # what lost most is larger, too
+        marker = {"size": sizes, "opacity": 0.85, "color": [float(c) for c in colour], "colorscale": SCALE,
+                  "cmin": low, "cmax": 1, "colorbar": bar, "line": {"width": 0}}  # fmt: skip
         return [("", np.arange(len(colour)), marker)]
-    shapes = ("circle", "diamond", "square", "triangle-up")
     groups = []
     for i, name in enumerate(names):
-        marker = {"size": 6, "opacity": 0.85, "color": TOPICS[i % len(TOPICS)], "symbol": shapes[i // len(TOPICS) % 4]}
+        marker = {"size": 6, "opacity": 0.85, "color": TOPICS[i % len(TOPICS)], "symbol": SYMBOLS[i % len(SYMBOLS)]}
         groups.append((name, np.flatnonzero(colour == i), marker))
     return groups
 
@@ -275,6 +287,20 @@ def _short(text: str, most: int = 46) -> str:
 def _plain_text(text: str) -> str:
     """Plotly reads a little HTML: a corpus must not be able to write any."""
     return text.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
+
+
+def methods_title(rows: Sequence[tuple[str, float, float, float]], measured: str, kept: str) -> str:
+    """The finding that the intervals allow: who keeps most, or who is ahead within the noise. Rows as in `methods`."""
+    first, *others = sorted(rows, key=lambda r: -r[1])
+    best, near = first[0].split(" (")[0], [r[0].split(" (")[0] for r in others if r[3] >= first[2]]
+    if others and first[1] - min(r[1] for r in others) < 5e-4:
+        return f"All methods keep the same of {measured} at {kept}"
+    if not np.isfinite(first[2]):
+        return f"{best} is highest on {measured} at {kept}; there are no intervals"
+    if not near:
+        return f"{best} keeps most of {measured} at {kept}"
+    beside = near[0] if len(near) == 1 else f"{len(near)} others"
+    return f"{best} is ahead of {beside} on {measured} at {kept}, within the noise"
 
 
 def methods(rows: Sequence[tuple[str, float, float, float]], chosen: str, title: str, baseline: float) -> Any:

@@ -188,6 +188,8 @@ def parts(plan: Plan) -> Parts:
     if not plan.steps:
         raise PlanError("the plan is empty: write at least one step, e.g. dimensions/svd keep=128")
     encoder = tuple(s for s in plan.steps if isinstance(s, Group) or STAGES.get(s.target) == 0)
+    if encoder and encoder[0].name == "recover/distill":  # fine-tuning learns from the corpus: it may stand alone
+        raise PlanError("nothing to recover: cut the encoder first, e.g. neurons/obs ratio=0.5 | recover/distill")
 
     def of(*targets: str) -> tuple[Step, ...]:
         return tuple(s for s in plan.steps if isinstance(s, Step) and s.target in targets)

@@ -49,11 +49,11 @@ def worth(found: Study, label: str) -> None:
         "(measured, where it was).",
     )  # fmt: skip
     figure = pareto_plots.pareto(points, str(axis), measure, floor)
-    table = pd.DataFrame(pareto.table(points, str(axis))).round(4)
+    table = views.shares(pd.DataFrame(pareto.table(points, str(axis))), "kept", "low", "high")
     views.chart(figure, pareto.alt(points, str(axis), floor, measured), "pareto", table)
     st.caption(
-        f"On {views.plain(name)}, with 95 % intervals. A cut is beaten when another keeps at least as much at no "
-        "higher cost; the table names it."
+        f"On {views.plain(views.called(bench, choice, name))}, with 95 % intervals. A cut is beaten when another keeps "
+        "at least as much at no higher cost; the table names it."
         + ("" if mine else " Press *Prepare & verify* or *Cut, judge & verify* on the Prune page: each cut you "
            "prepare joins this picture, also after a restart.")
     )  # fmt: skip
@@ -64,12 +64,11 @@ def methods(shown: dict[str, Study], waiting: list[str], chosen: Step, index: in
     base = cache.study(bench, session.fallback_step(), judge)
     kept = base.plain.kept[index]
     st.markdown(f"#### Every method at {kept} of {base.units} dimensions")
-    st.caption("At the ratio of the Prune page. Methods that are trained appear once they were trained there.")
+    shared = views.of_prune("At the ratio of the Prune page.")
+    st.caption(f"{shared} Methods that are trained appear once they were trained there.")
     labels = [registry.card(n).label for n in shown]
     values = [float(s.ratio(measure)[index]) for s in shown.values()]
     chance = float(base.random(measure)[0][index])
-    best = labels[values.index(max(values))]
-    title = f"{best} keeps most of {measured} at {kept} dimensions"
     table = pd.DataFrame(
         {
             "method": labels,
@@ -81,8 +80,10 @@ def methods(shown: dict[str, Study], waiting: list[str], chosen: Step, index: in
                 s.plain.kept[s.recommended(measure, floor)] for s in shown.values()
             ],
         }
-    ).round(4)  # fmt: skip
+    )  # fmt: skip
     points = list(zip(labels, values, table["low"], table["high"], strict=True))
+    title = plots.methods_title(points, measured, f"{kept} dimensions")
+    table = views.shares(table, "kept", "low", "high", "neighbours kept")
     figure = plots.methods(points, registry.card(chosen.name).label, title, chance)
     views.chart(figure, f"{title}; random pruning keeps {100 * chance:.1f} %.", "methods", table)
     st.caption(
@@ -100,10 +101,12 @@ def cuts() -> None:
     number = st.column_config.NumberColumn
     columns = ["label", "data", "kept", "low", "high", "random", "bytes", "model_bytes", "speedup", "neighbours",
                "judged"]  # fmt: skip
+    shares = ("kept", "low", "high", "random", "neighbours")
     st.dataframe(
-        pd.DataFrame(prepared)[columns].round(4),
+        views.shares(pd.DataFrame(prepared)[columns], *shares),
         hide_index=True,
         column_config={
+            **{f"{c}, %": number(format="%.1f") for c in shares},
             "bytes": number("bytes per vector", format="localized"),
             "model_bytes": number("model bytes", format="localized"),
             "speedup": number("speed, measured", format="%.2fx"),

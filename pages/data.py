@@ -10,26 +10,20 @@ session.share()
 bench, choice = cache.settle()
 info = bench.model
 
-if info.architecture == VECTORS:
-    about_vectors.shown(bench)
+alone = info.architecture == VECTORS
+unit = "vectors" if alone else "texts"
+if alone:
+    about_vectors.shown(bench, views.called(bench, choice, bench.judges[0].dataset.name))
 else:
-    about_vectors.model(info)
+    about_vectors.model(info, session.models().get(choice.model, info.name))
 
-st.markdown("#### Texts")
+st.markdown("#### What is searched" if alone else "#### Texts")
 for judge in bench.judges:
     d = judge.dataset
     judged = len(judge.task) if judge.task is not None else len(d.queries)
-    kind = {
-        "retrieval": "vectors" if info.architecture == VECTORS else "documents",
-        "pairs": "pairs",
-        "labels": "training texts",
-    }[d.kind]
-    topics = f", {len(set(d.documents.labels))} topics" if d.documents.labels else ""
-    st.markdown(
-        f"**{views.plain(d.name)}**: {len(d.documents):,} {kind}{topics}, "
-        f"{judged:,} {'queries' if d.kind == 'retrieval' else 'judged'}, truth: "
-        f"*{d.truth}*."
-    )
+    topics = f"; {len(set(d.documents.labels))} topics" if d.documents.labels else ""
+    held = views.contents(d, judged, "vectors" if alone else "documents")
+    st.markdown(f"**{views.plain(views.called(bench, choice, d.name))}**: {held}{topics}.")
     for note in d.notes:
         st.caption(f":material/info: {note}")
 with st.expander("Read some of them"):
@@ -41,11 +35,12 @@ with st.expander("Read some of them"):
 
 st.markdown("#### What fits, what judges")
 st.markdown(
-    f"Methods learn from **{views.plain(', '.join(bench.fit_names))}** ({len(bench.fit):,} texts, no judgements). "
+    f"Methods learn from **{views.plain(', '.join(views.called(bench, choice, n) for n in bench.fit_names))}** "
+    f"({len(bench.fit):,} {unit}, no judgements). "
     + (
-        "These are the texts that are searched."
+        f"These are the {unit} that are searched."
         if bench.inside
-        else "These are other texts than those that are searched."
+        else f"These are other {unit} than those that are searched."
     )
 )
 known = {"": "the corpus itself", **session.datasets()}

@@ -3,7 +3,7 @@
 import streamlit as st
 
 from core import registry
-from pages._ui import cache, explore_views, options, session
+from pages._ui import cache, explore_views, options, session, views
 
 session.share()
 bench, choice = cache.settle()
@@ -20,8 +20,8 @@ cut = found.plan(index).steps[0]
 reduction = cache.reduction(bench, cut)  # type: ignore[arg-type]
 
 st.markdown(f"#### {registry.card(step.name).label}: {found.plain.kept[index]} of {found.units} dimensions")
-st.caption("The method and the ratio are those of the Prune page.")
-tab_map, tab_queries = st.tabs(["Map", "Queries"], key="explore_tab", on_change="rerun")
+st.caption(views.of_prune("The method and the ratio are those of the Prune page."))
+tab_map, tab_queries = st.tabs(["Map", "Queries"], key="explore_tab", on_change="rerun", bind="query-params")
 with tab_map:
     if tab_map.open is not False:
         explore_views.map_tab(bench, choice, judge, cut, reduction)

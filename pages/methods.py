@@ -1,12 +1,14 @@
 """Methods: the cards, benefits and limits side by side, our own measurements on this corpus, best practices."""
 
+import numpy as np
 import pandas as pd
 import streamlit as st
 
 from core import registry
 from core.plan import Step
-from core.verdict import MEASURE_NAMES
-from pages._ui import cache, options, session
+from core.verdict import MEASURE_NAMES, Study
+from pages._ui import cache, options, session, views
+from pages._ui.steps import LABELS
 
 session.share()
 bench, choice = cache.settle()
@@ -27,37 +29,34 @@ with st.expander("Best practice, as the field has it", expanded=True):
 - **Match the strategy to the deployment**: for latency cut layers or heads, for memory cut dimensions and bits,
   for accuracy stop at the mark.
 """)
+
+
+def kept(found: Study, index: int) -> str:
+    """What a cut keeps, in percent, with its interval."""
+    b = found.band(measure)
+    ratio, low, high = (100 * float(v[index]) for v in (b.ratio, b.low, b.high))
+    return f"{ratio:.1f} ({low:.1f} to {high:.1f})" if np.isfinite(low) else f"{ratio:.1f}"
+
+
 rows = []
 for name in registry.names("dimensions"):
     known = cache.at_once(bench, Step(name), judge)
     found = cache.study(bench, Step(name), judge) if known else None
     card = registry.card(name)
-    at = {
-        f"kept at {r} %": None if found is None else round(100 * float(found.ratio(measure)[found.at(r)]), 1)
-        for r in (50, 67, 75, 83)
-    }
+    at = {f"kept at {r} %": "not trained yet" if found is None else kept(found, found.at(r)) for r in (50, 67, 75, 83)}
     rows.append({"method": card.label, "kind": card.kind, **at})
 st.markdown(
-    f"**Measured on {bench.judges[judge].name}**: "
+    f"**Measured on {views.plain(views.called(bench, choice, bench.judges[judge].name))}**: "
     f"{MEASURE_NAMES.get(measure, measure)} kept, in % of the unpruned "
     "model, at four pruning ratios"
+    + (", with 95 % intervals" if any("(" in row["kept at 50 %"] for row in rows) else "")
 )
-one_decimal = st.column_config.NumberColumn(format="%.1f")
-st.dataframe(
-    pd.DataFrame(rows),
-    hide_index=True,
-    height="content",
-    column_config={c: one_decimal for c in rows[0] if c.startswith("kept")},
-)
-st.caption("None: the method has to be trained first; choose it on the Prune page.")
+st.dataframe(pd.DataFrame(rows), hide_index=True, height="content")
+if any("not trained yet" in row.values() for row in rows):
+    st.caption("A method that is not trained yet is trained when it is chosen on the Prune page.")
 
-TARGETS = {
-    "dimensions": "Dimensions of the vectors", "vectors": "Whole vectors",
-    "neurons": "Feed-forward neurons", "heads": "Attention heads",
-    "layers": "Layers", "width": "Hidden width", "tokens": "Vocabulary (token rows)", "weights": "Single weights",
-}  # fmt: skip
 target = st.segmented_control(
-    "Methods for", list(TARGETS), format_func=TARGETS.get, default="dimensions", required=True, key="methods_for"
+    "Methods for", list(LABELS), format_func=LABELS.get, default="dimensions", required=True, key="methods_for"
 )
 for name in registry.names(target):
     card = registry.card(name)

@@ -32,13 +32,14 @@ def awaited(wanted: session.Choice) -> None:
     argv = ["embed", *wanted.arguments]
     label = views.plain(f"Embedding {session.datasets()[wanted.data]}")
     status = jobs.look(argv)
-    if status is None or status.state == "running":
-        jobs.start(argv, label)
-    else:
-        st.error(f"{label}: {views.plain(status.error or status.state)}")
-        st.button("Try again", on_click=jobs.again, args=(argv, label), key="embed_again")
     shown = f"{session.datasets().get(choice.data)} with {session.models().get(choice.model)}"
-    st.info(f"Shown until it is ready: {views.plain(shown)}.")
+    with st.container(border=True):
+        if status is None or status.state == "running":
+            st.markdown(f"**{label}**")
+            jobs.follow(jobs.start(argv, label))
+        else:
+            jobs.ended(status, label, "embed_again")
+        st.info(f"Shown until it is ready: {views.plain(shown)}.")
 
 
 def pending(step: Step) -> bool:
@@ -54,8 +55,7 @@ def pending(step: Step) -> bool:
     if status.state == "running":
         jobs.follow(status)
     else:
-        st.error(f"{registry.card(step.name).label}: {status.error or status.state}")
-        st.button("Try again", on_click=jobs.again, args=(argv, registry.card(step.name).label))
+        jobs.ended(status, registry.card(step.name).label, "study_again")
     return True
 
 
@@ -83,7 +83,7 @@ def encoder_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: De
     with left:
         step, plan = encoder.controls(bench, choice, step, floor)
     with top:
-        encoder.verdict(bench, choice, step, plan, data, measure)
+        encoder.verdict(bench, choice, step, plan, data, measure, floor)
         views.notes(cache.notes(bench))
     with right:
         encoder.result(bench, choice, plan, data, measure)
@@ -123,6 +123,7 @@ def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: 
                 "pages/explore.py",
                 label="See the results and the map, before and after",
                 icon=":material/travel_explore:",
+                query_params={"explore_tab": "Queries"},
             )
         with st.container(border=True):
             st.markdown("**Take it away**")

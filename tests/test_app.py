@@ -16,6 +16,7 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from streamlit.testing.v1 import AppTest
 
@@ -211,7 +212,15 @@ def test_a_url_that_makes_no_sense_is_ignored(svd: Study) -> None:
     assert page.selectbox(key="method").value == "dimensions/svd"
     assert page.slider(key="ratio").value == svd.recommended("ndcg@10", 0.98)
     for name in PAGES[1:]:
-        at(opened(method="no such method", ratio="5000", floor="x"), name)
+        at(opened(method="no such method", ratio="5000", floor="x", judge="x"), name)
+
+
+def test_who_judges_comes_back_from_the_url() -> None:
+    page = opened(ratio="50")
+    checked(page.selectbox(key="judge").select(1).run())
+    assert url(page)["judge"] == "2"
+    assert "Spearman" in verdict(opened(**url(page)))
+    assert "280 queries" in verdict(opened(judge="77"))
 
 
 def test_two_sessions_do_not_disturb_each_other() -> None:
@@ -226,13 +235,90 @@ def test_two_sessions_do_not_disturb_each_other() -> None:
     assert verdict(two) != first
 
 
+# ---- links to what was uploaded -------------------------------------------------------------------------------
+
+
+def url(page: AppTest) -> dict[str, str]:
+    """The query parameters of the page; the harness gives those of the start as words, later ones as lists."""
+    found = {key: page.query_params[key] for key in page.query_params}
+    return {key: value if isinstance(value, str) else value[-1] for key, value in found.items()}
+
+
+@pytest.fixture
+def vectors(espalier_home: Path) -> Path:
+    """An upload of vectors, as the form keeps it."""
+    path = espalier_home / "uploads" / ("a" * 24) / "vectors.npy"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.random.default_rng(0).normal(size=(300, 16)).astype("float32"))
+    return path
+
+
+def using(path: Path, **about: Any) -> AppTest:
+    page = AppTest.from_file(str(ROOT / "app.py"), default_timeout=60)
+    page.session_state["datasets"], page.session_state["data"] = {str(path): "my own.npy"}, str(path)
+    for key, value in about.items():
+        page.session_state[key] = {str(path): value}
+    return checked(page.run())
+
+
+def test_a_link_finds_an_upload_again_in_another_session(vectors: Path) -> None:
+    first = using(vectors, metric_spec="dot")
+    assert url(first)["data"].startswith("my own.npy~")
+    second = opened(**url(first))
+    assert second.selectbox(key="data").value == str(vectors)
+    assert "my own.npy" in second.selectbox(key="data").options
+    assert second.session_state["metric_spec"] == {str(vectors): "dot"}
+    assert verdict(second) == verdict(first)
+    assert not second.warning
+    other = using(vectors, metric_spec="l2")
+    assert url(other)["data"] != url(first)["data"], "compared otherwise, it is another link"
+    for name in PAGES[1:]:
+        assert url(at(second, name))["data"] == url(first)["data"]
+    vectors.unlink()
+    assert "This link's data 'my own.npy' is not on this machine: upload it again" in said(opened(**url(first)))
+
+
+@pytest.mark.parametrize("word", ["v.npy", f"v.npy~{'0' * 32}", "v.npy~../../../../etc", "~", "<b>x</b>"])
+def test_a_link_to_what_is_not_here_says_so_on_every_page_until_something_is_chosen(word: str, vectors: Path) -> None:
+    page = opened(data=word, ratio="40")
+    for name in ("compare", "prune"):
+        at(page, name)
+        assert f"This link's data '{word.split('~0')[0]}' is not on this machine" in said(page)
+        assert url(page)["data"] == word, "a reload says it again"
+    assert "280 queries" in verdict(page)
+    page.session_state["datasets"] = {str(vectors): "mine"}
+    checked(page.run())
+    checked(page.selectbox(key="data").select(str(vectors)).run())
+    assert "is not on this machine" not in said(page)
+    assert url(page)["data"].startswith("mine~")
+
+
+def test_a_link_opens_nothing_outside_the_folder_of_uploads(espalier_home: Path, tmp_path: Path) -> None:
+    outside = tmp_path / "secret.npy"
+    np.save(outside, np.eye(30, dtype="float32"))
+    page = using(outside)
+    assert (espalier_home / "uploads" / url(page)["data"].split("~")[1] / "offer.json").exists()
+    assert "is not on this machine" in said(opened(**url(page)))
+
+
+def test_vectors_without_a_model_have_one_wish(vectors: Path) -> None:
+    page = using(vectors)
+    assert page.segmented_control(key="only_wish").disabled
+    assert "there is no encoder to cut. Only the index gets smaller" in said(page)
+    checked(page.toggle(key="all_targets").set_value(True).run())
+    assert "dimensions/..." not in said(page)
+    checked(page.selectbox(key="data").select("sample").run())
+    checked(page.segmented_control(key="wish").set_value("speed").run())
+    assert "not measured yet" in verdict(page)
+
+
 # ---- bring your own -------------------------------------------------------------------------------------------
 
 
 def uploaded(page: AppTest, content: bytes, name: str) -> AppTest:
     uploader = next(u for u in page.file_uploader if u.label == "Texts")
     uploader.set_value((name, content, "text/csv"))
-    button = next(b for b in page.button if b.label == "Check and use" and b.form_id)
+    button = next(b for b in page.button if b.label == "Check" and b.form_id)
     return checked(button.click().run())
 
 
@@ -240,10 +326,12 @@ def test_texts_with_markup_are_embedded_and_shown_as_text() -> None:
     rows = [f"{MARKUP} number {i}: a walk along the {w}" for i, w in enumerate(("river", "hill", "road", "sea") * 6)]
     lines = ["text", *('"' + r.replace('"', '""') + '"' for r in rows)]
     page = uploaded(at(opened(), "data"), "\n".join(lines).encode(), "walks.csv")
-    assert "walks.csv: 24 retrieval (agreement)" in said(page)
+    assert "walks.csv: 24 documents, 4 queries, agreement" in said(page)
     checked(page.button(key="use_data").click().run())
     at(page, "prune")
     assert "Shown until it is ready: sample" in said(page)
+    assert "no download until your choice is ready" in said(page)
+    assert "prepare" not in [b.key for b in page.button]
     assert "280 queries" in verdict(page)
     run = next(s for s in jobs.runs() if s.argv[0] == "embed")
     until = time.monotonic() + 90
@@ -282,7 +370,7 @@ def test_a_bad_line_is_named_and_the_page_stays() -> None:
 
 def test_an_empty_form_asks_for_a_file() -> None:
     page = at(opened(), "data")
-    next(b for b in page.button if b.label == "Check and use" and b.form_id).click()
+    next(b for b in page.button if b.label == "Check" and b.form_id).click()
     assert "Choose a file" in said(checked(page.run()))
 
 

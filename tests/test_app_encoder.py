@@ -18,7 +18,7 @@ from core import commands, jobs, live, meter, registry
 from core.__main__ import build_parser
 from core.encoders import ModelInfo, open_model
 from core.types import quiet
-from tests.test_app import at, checked, command, opened, said, verdict
+from tests.test_app import at, checked, command, opened, said, url, verdict
 from tests.tiny_models import WORDS, tiny_model
 
 pytestmark = pytest.mark.usefixtures("warmed", "no_worker_left")
@@ -143,6 +143,55 @@ def test_steps_are_added_moved_switched_off_and_removed() -> None:
     assert "This cut" in " ".join(m.value for m in page.markdown)
 
 
+def test_added_steps_stand_in_the_link_and_come_back() -> None:
+    page = speed()
+    for row, target in ((1, "recover"), (2, "train"), (3, "dimensions")):
+        checked(page.button(key="add_step").click().run())
+        checked(page.selectbox(key=f"step{row}_target").select(target).run())
+    checked(page.number_input(key="step1_recover/distill:steps").set_value(70).run())
+    checked(page.toggle(key="step1_group").set_value(True).run())
+    checked(page.number_input(key="step1_iterate:rounds").set_value(2).run())
+    link = url(page)
+    assert link["before"].startswith("train/")
+    assert link["after"] == "iterate(recover/distill steps=70) rounds=2 | dimensions/svd ratio=0.3"
+    again = opened(wish="faster encoding", **link)  # the harness leaves out what widgets put there themselves
+    assert plan(again) == plan(page)
+    assert not again.warning
+    at(again, "compare")
+    assert url(again)["after"] == link["after"]
+    for row in (1, 2, 3):
+        checked(page.button(key=f"step{row}_gone").click().run())
+    assert not {"before", "after"} & set(url(page))
+
+
+@pytest.mark.parametrize("word", ["nonsense", "nosuch/method", "recover/distill steps=x", "neurons/obs ratio=7", "("])
+def test_steps_of_a_link_that_cannot_be_read_are_said(word: str) -> None:
+    page = opened(wish="faster encoding", after=word)
+    assert "The steps of this link cannot be read" in said(page)
+    assert plan(page) == "layers/subset keep=5"
+
+
+def test_a_wish_chooses_its_own_first_target_among_all() -> None:
+    page = opened()
+    checked(page.toggle(key="all_targets").set_value(True).run())
+    checked(page.segmented_control(key="wish").set_value("speed").run())
+    assert page.selectbox(key="target").value == "layers"
+    cutting(page, "dimensions")
+    checked(page.segmented_control(key="wish").set_value("model").run())
+    assert page.selectbox(key="target").value == "tokens"
+
+
+def test_distilling_an_encoder_that_was_not_cut_is_refused_and_fine_tuning_is_not() -> None:
+    page = opened()
+    checked(page.button(key="add_step").click().run())
+    checked(page.selectbox(key="step1_target").select("recover").run())
+    assert "nothing to recover: cut the encoder first" in said(page)
+    assert "run_encoder" not in [b.key for b in page.button]
+    checked(page.selectbox(key="step1_by_recover").select("recover/finetune").run())
+    assert not page.error
+    assert "run_encoder" in [b.key for b in page.button]
+
+
 def test_a_plan_that_cannot_be_is_said_beside_the_controls() -> None:
     page = opened(ratio="40")
     checked(page.button(key="add_step").click().run())
@@ -227,6 +276,20 @@ def test_a_killed_worker_leaves_the_page_up(tiny: tuple[str, str]) -> None:
     assert "The worker ended without a result (killed, or out of memory)" in said(page)
     assert page.button(key="run_encoder").label == "Try again"
     assert "hidden channels: not measured yet" in verdict(page)
+
+
+def test_a_cancelled_run_is_said_once_and_can_go_on(tiny: tuple[str, str]) -> None:
+    page = cutting(loaded(tiny), "heads")
+    assert "repeated 2 times with random units" in said(page)
+    checked(page.button(key="run_encoder").click().run())
+    jobs.cancel(run().id)
+    checked(page.run())
+    assert not page.error
+    assert not page.warning
+    assert said(page).count("cancelled") == 1
+    assert page.button(key="run_encoder").label == "Go on"
+    checked(page.button(key="run_encoder").click().run())
+    assert run().state == "running"
 
 
 def test_what_was_set_for_another_model_is_brought_into_range(tiny: tuple[str, str]) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import time
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -99,7 +100,7 @@ def test_an_uploaded_file_is_pruned_without_a_model() -> None:
     page = given(page, files)
     assert "300 vectors of 16 dimensions" in said(page)
     checked(page.button(key="use_vectors").click().run())
-    assert any(m.value == "#### Vectors: vectors" for m in page.markdown)
+    assert any(m.value == "#### Vectors: mine.npy" for m in page.markdown)
     page = at(page, "prune")
     assert page.selectbox(key="model").disabled
     spec = page.selectbox(key="data").value
@@ -110,10 +111,15 @@ def test_an_uploaded_file_is_pruned_without_a_model() -> None:
     assert "agreement with the whole index" in verdict(page)
     assert "--format vectors" in command(page)
     assert "--metric cosine" in command(page)
-    checked(page.segmented_control(key="wish").set_value("speed").run())
-    assert "Not possible here" in said(page)
+    assert next(c for c in page.segmented_control if c.label == "I want").disabled, "there is no encoder to cut"
     for name in ("explore", "compare", "data", "methods"):
         checked(at(page, name))
+    page = at(page, "data")
+    assert "Normalised for cosine" in said(page)
+    words = " ".join(m.value for m in page.markdown)
+    assert "**mine.npy**: 300 vectors, 60 queries, agreement with the unpruned ranking" in words
+    assert "40 pairs, scored by people" in words
+    assert "(240 vectors, no judgements)" in words
 
 
 def test_a_bad_file_is_named_and_the_page_stays() -> None:
@@ -134,6 +140,40 @@ def test_interactions_are_factorised_and_judged_by_what_users_were_kept_back_fro
     page = at(page, "prune")
     assert "Hit rate@10" in page.selectbox(key="measure").options
     assert "dimensions" in verdict(page)
+
+
+def test_a_bad_model_is_called_by_its_own_name() -> None:
+    page, out = at(opened(), "data"), io.BytesIO()
+    with zipfile.ZipFile(out, "w") as archive:
+        archive.writestr("read.me", "no model")
+    page.file_uploader(key="model_zip").set_value(("my-model.zip", out.getvalue(), "application/zip"))
+    checked(page.button(key="take_model").click().run())
+    assert any(e.value.startswith(r"my-model.zip") for e in page.error), said(page)
+
+
+# ---- the other pages say what they show -----------------------------------------------------------------------
+
+
+def test_explore_ranks_queries_as_the_prune_page_does() -> None:
+    page = opened(ratio="80")
+    worst = next(d.value for d in page.dataframe if "change" in d.value)
+    page = at(page, "explore")
+    page.session_state["explore_tab"] = "Queries"
+    checked(page.run())
+    shown = page.selectbox(key="query").options[: len(worst)]
+    rows = zip(worst["before"], worst["after"], worst["query"], strict=True)
+    assert list(shown) == [f"{b:.2f} → {a:.2f}   {q[:110]}" for b, a, q in rows]
+    assert "judged outside the fit" in said(page)
+
+
+def test_pages_of_dimensions_say_so_when_layers_are_cut() -> None:
+    page = opened()
+    checked(page.segmented_control(key="wish").set_value("model").run())
+    checked(page.selectbox(key="target").select("layers").run())
+    for name in ("explore", "compare"):
+        words = said(at(page, name))
+        assert "Dimensions only; the Prune page is on *layers*." in words
+        assert "those of the Prune page" not in words
 
 
 # ---- Milvus ---------------------------------------------------------------------------------------------------

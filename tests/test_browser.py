@@ -244,10 +244,18 @@ def test_faster_encoding_is_planned_started_and_cancelled(visit: Visit) -> None:
     page.get_by_role("button", name="Cut, judge & verify").click()
     page.get_by_text("You can go on working").wait_for()
     pid = _worker("prune")
-    page.locator("[data-testid=stMain]").get_by_role("button", name="Cancel").click()
-    page.get_by_text("Cut, judge & verify: cancelled").wait_for()
+    page.locator("[data-testid=stSidebar]").get_by_text("Cut, judge & verify: layers/subset keep=4").wait_for()
+    kept.focus()
+    page.keyboard.press("ArrowRight")
+    page.get_by_text("layers/subset keep=5").wait_for()
+    page.locator("[data-testid=stSidebar]").get_by_role("button", name="Cancel").click()
     _until(lambda: _gone(pid), 10, "the worker is gone")
-    page.get_by_role("button", name="Try again").wait_for()
+    kept.focus()
+    page.keyboard.press("ArrowLeft")
+    page.get_by_text("Cut, judge & verify: cancelled").wait_for()
+    page.get_by_role("button", name="Go on").wait_for()
+    assert page.get_by_text("cancelled").count() == 1
+    assert page.locator("[data-testid=stAlert]").count() == 0
     page.get_by_role("radio", name="a smaller index").click()
     changed(page, "Keep 4 of 6 layers: not measured yet.")
     assert verdict(page) == first
@@ -291,10 +299,10 @@ def test_a_file_of_vectors_is_uploaded_pruned_and_downloaded(visit: Visit, tmp_p
     mine = {"name": "mine.npy", "mimeType": "application/octet-stream", "buffer": out.getvalue()}
     box.locator("input[type=file]").first.set_input_files(mine)
     page.get_by_text("mine.npy").first.wait_for()
-    box.get_by_role("button", name="Check and use").click()
+    box.get_by_role("button", name="Check", exact=True).click()
     page.get_by_text("300 vectors of 16 dimensions").wait_for()
     page.get_by_role("button", name="Use it now").click()
-    page.get_by_text("Vectors: vectors").wait_for()
+    page.get_by_text("Vectors: mine.npy").wait_for()
     page.get_by_role("link", name="Prune").click()
     page.get_by_text("agreement with the whole index").first.wait_for()
     choose(page, "Cut", "Whole vectors")
@@ -319,7 +327,7 @@ def test_a_bad_line_of_an_upload_is_named(visit: Visit) -> None:
     bad = {"name": "walks.csv", "mimeType": "text/csv", "buffer": b"id,text\n1,one\n2,two,three\n"}
     page.locator("[data-testid=stFileUploader] input[type=file]").first.set_input_files(bad)
     page.get_by_text("walks.csv").first.wait_for()
-    page.get_by_role("button", name="Check and use").first.click()
+    page.get_by_role("button", name="Check", exact=True).first.click()
     page.get_by_text("walks.csv, line 3").wait_for()
     assert verdict(page) == "Model: all-MiniLM-L6-v2"
 
@@ -383,7 +391,7 @@ def test_cancel_and_kill_end_the_worker_and_not_the_app(visit: Visit) -> None:
     page.locator("[data-testid=stMain]").get_by_role("button", name="Cancel").click()
     page.get_by_text("Distilled projection: cancelled").first.wait_for()
     _until(lambda: _gone(pid), 10, "the worker is gone")
-    page.get_by_role("button", name="Try again").click()
+    page.get_by_role("button", name="Go on").click()
     page.get_by_text("Shown until it is ready: SVD.").wait_for()
     pid = _worker()
     os.kill(pid, signal.SIGKILL)

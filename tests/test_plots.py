@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,38 @@ def test_the_curve_says_where_the_floor_is_met(found: Study) -> None:
     assert line.y[mark] >= 98.0
 
 
+def test_the_chosen_curve_stays_in_the_chart_and_the_legend_out_of_it(found: Study) -> None:
+    drawn = replace(found, careful=replace(found.careful, values={"ndcg@10": 0.3 * found.careful.values["ndcg@10"]}))
+    for one in (found, drawn):
+        figure = checked(plots.curves(one, {}, {"dimensions/svd": "SVD"}, "ndcg@10", 0, 0.98))
+        line = next(t for t in figure.data if t.name == "SVD")
+        assert figure.layout.yaxis.range[0] <= min(line.y)
+        assert figure.layout.legend.y < 0
+
+
+def test_a_title_stands_below_the_toolbar_and_above_the_plot() -> None:
+    for title, lines in (("short", 1), ("a finding of many words " * 3, 2), ("a finding of many words " * 5, 3)):
+        layout = checked(plots.methods([("x", 0.9, 0.8, 1.0)], "x", title, 0.4)).layout
+        assert layout.title.text.count("<br>") == lines - 1
+        assert layout.title.pad.t >= 28
+        assert layout.margin.t >= 28 + 19 * lines
+
+
+@pytest.mark.parametrize(
+    ("rows", "title"),
+    [
+        ([("A", 0.9, 0.88, 0.92), ("B", 0.8, 0.7, 0.87)], "A keeps most of nDCG@10 at 9 dimensions"),
+        ([("B (x)", 0.8, 0.7, 0.89), ("A", 0.9, 0.88, 0.92)],
+         "A is ahead of B on nDCG@10 at 9 dimensions, within the noise"),
+        ([("A", 1.0, 1.0, 1.0), ("B", 1.0, 1.0, 1.0)], "All methods keep the same of nDCG@10 at 9 dimensions"),
+        ([("A", 0.9, np.nan, np.nan), ("B", 0.8, np.nan, np.nan)],
+         "A is highest on nDCG@10 at 9 dimensions; there are no intervals"),
+    ],
+)  # fmt: skip
+def test_the_title_of_methods_claims_what_the_intervals_allow(rows: list[Any], title: str) -> None:
+    assert plots.methods_title(rows, "nDCG@10", "9 dimensions") == title
+
+
 def test_the_meter_and_the_anatomy_add_up(bench: Bench) -> None:
     meter = checked(plots.meter([("vector", "4 → 2 B", 0.5)]))
     assert list(meter.data[1].x) == [50.0]
@@ -58,6 +91,22 @@ def test_the_maps_carry_rows_and_titles(bench: Bench, names: list[str] | None) -
     rows = [r for t in figure.data for r in t.customdata]
     assert sorted(rows) == sorted(2 * list(range(5, 35)))
     assert all("<b>" not in t for trace in figure.data for t in trace.text)
+    if names is None:
+        marker = figure.data[0].marker
+        assert (marker.cmin, marker.cmax) == (0, 1), "the scale is the data's"
+        assert marker.size[0] > marker.size[-1], "what lost most is larger, too"
+        assert len(marker.colorscale) == 3, "a scale by name is one that plotly in the browser may not know"
+
+
+def test_where_nothing_is_lost_the_map_shows_no_loss() -> None:
+    [(_, _, marker)] = plots._groups(np.ones(3), None)
+    assert marker["color"] == [marker["cmax"]] * 3
+    assert set(marker["size"]) == {5}
+
+
+def test_no_two_groups_of_a_map_look_alike() -> None:
+    markers = [m for _, _, m in plots._groups(np.arange(40), [str(i) for i in range(40)])]
+    assert len({(m["color"], m["symbol"]) for m in markers}) == 40
 
 
 def test_moves_and_methods() -> None:

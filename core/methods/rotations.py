@@ -44,7 +44,8 @@ class Pca(DimensionMethod):
         idea="Like SVD, but the mean of the documents is taken off first.",
         cost="One eigendecomposition: well under a second.",
         benefits="What most toolkits call PCA; right where vectors are compared by distance.",
-        limits="With cosine, centring moves the origin and can cost points: on SciFact it does, on the sample not.",
+        limits="With cosine, centring moves the origin and can cost points: on SciFact it does, on the sample the "
+        "difference to SVD is inside the noise.",
         reference="Pearson 1901; Jolliffe, Principal Component Analysis, 2002.",
         kind="rotation",
         exempt=("gram: shrunk towards a prior, the mean taken off is not the documents' own",),

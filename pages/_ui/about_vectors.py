@@ -13,9 +13,9 @@ from core.verdict import gigabytes
 from pages._ui import views
 
 
-def model(info: ModelInfo) -> None:
+def model(info: ModelInfo, label: str) -> None:
     """Sizes of a model, and its parameters by part."""
-    st.markdown(f"#### Model: {info.name}")
+    st.markdown(f"#### Model: {views.plain(label)}")
     one, two, three, four = st.columns(4)
     one.metric("Vectors", f"{info.dimension} dim.", help="Numbers in one vector.", border=True)
     two.metric("Parameters", f"{info.parameters / 1e6:.1f} M", border=True)
@@ -33,17 +33,18 @@ def model(info: ModelInfo) -> None:
         st.caption(f":material/info: {note}")
 
 
-def shown(bench: Bench) -> None:
+def shown(bench: Bench, label: str) -> None:
     """Vectors without a model: how many, how wide, how long, how they are compared."""
     info, index = bench.model, bench.judges[0].documents
-    st.markdown(f"#### Vectors: {views.plain(info.name)}")
+    st.markdown(f"#### Vectors: {views.plain(label)}")
     one, two, three, four = st.columns(4)
     one.metric("Vectors", f"{len(index):,}", border=True)
     two.metric("Dimensions", f"{info.dimension:,}", border=True)
     three.metric("In memory", gigabytes(index.vectors.nbytes), help="As 32-bit floats.", border=True)
     four.metric("Compared by", info.metric, help="Cosine, dot product, or distance (L2).", border=True)
     lengths = np.linalg.norm(index.vectors, axis=1)
+    size = f"Lengths {lengths.min():.3g} to {lengths.max():.3g}, mean {lengths.mean():.3g}."
     st.caption(
-        f"Lengths {lengths.min():.3g} to {lengths.max():.3g}, mean {lengths.mean():.3g}. There is no encoder here: its "
+        f"{'Normalised for cosine.' if info.metric == 'cosine' else size} There is no encoder here: its "
         f"cuts are not offered, dimensions, whole vectors and bits are. Fingerprint `{info.fingerprint}`."
     )

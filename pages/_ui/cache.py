@@ -38,12 +38,13 @@ def _written(*specs: str) -> tuple[tuple[int, int], ...]:
 
 
 @st.cache_resource(max_entries=_FEW, show_spinner=False)
-def _read(spec: str, queries: str, seed: int, written: object) -> list[Dataset]:
-    return data.load(spec, queries=Path(queries) if queries else None, seed=seed)
+def _read(spec: str, queries: str, seed: int, judged: bool, written: object) -> list[Dataset]:
+    asked = Path(queries) if queries else None
+    return data.load(spec, split="test" if judged else None, queries=asked, seed=seed)
 
 
-def read(spec: str, queries: str, seed: int) -> list[Dataset]:
-    return _read(spec, queries, seed, _written(spec, queries))
+def read(spec: str, queries: str, seed: int, judged: bool = True) -> list[Dataset]:
+    return _read(spec, queries, seed, judged, _written(spec, queries))
 
 
 @st.cache_resource(max_entries=_SOME, show_spinner=False)
@@ -72,7 +73,7 @@ def ready(choice: Choice) -> bool:
     if "python-docs" in specs and not python_docs.is_built():
         return False
     found = read(choice.data, choice.queries, choice.seed)
-    fits = read(choice.fit_on, "", choice.seed) if choice.fit_on else []
+    fits = read(choice.fit_on, "", choice.seed, judged=False) if choice.fit_on else []
     if missing(model_info(choice.model), found, fits):
         return False
     bench = _bench(choice)

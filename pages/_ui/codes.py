@@ -92,7 +92,7 @@ def _curve(bench: Bench, found: Budgets, judge: int, measure: str, index: int, f
     table = table.explode([c for c in table.columns if c != "code"], ignore_index=True)
     alt = (f"{pareto_plots.size_title(found, measure, floor)}. {found.plain.kept[index]:,} bytes keep "
            f"{percent(float(b.ratio[index]))}, random dimensions {percent(float(chance[index]))}.")  # fmt: skip
-    views.chart(figure, alt, "sizes", table)
+    views.chart(figure, alt, "sizes", views.shares(table, "kept", "low", "high", "random"))
 
 
 def _two_stage(bench: Bench, found: Budgets, index: int, judge: int, measure: str) -> None:

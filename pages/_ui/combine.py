@@ -10,8 +10,9 @@ from core import registry
 from core.anatomy import targets
 from core.bench import Bench
 from core.encoders import ModelInfo
-from core.plan import Group, Plan, Step, Value
-from pages._ui import fields, steps
+from core.errors import PlanError
+from core.plan import Group, Plan, Step, Value, parse
+from pages._ui import fields, session, steps, views
 from pages._ui.steps import LABELS
 
 KINDS = {
@@ -35,8 +36,48 @@ Rounds = tuple[tuple[str, Value], ...] | None
 
 def rows() -> list[int]:
     """The ids of the added steps, in the order in which they stand; 0 is the cut that the controls edit."""
-    found: list[int] = st.session_state.setdefault("steps", [0])
+    if "steps" not in st.session_state:
+        st.session_state["steps"] = [0]
+        try:
+            _follow()
+        except PlanError as e:
+            st.warning(f"The steps of this link cannot be read: {views.plain(str(e))}", icon=":material/link_off:")
+    found: list[int] = st.session_state["steps"]
     return found
+
+
+def _follow() -> None:
+    """Put the steps that a link names before and after this cut into the list."""
+    sides = [parse(t).steps if (t := st.session_state.get(f"steps_{side}")) else () for side in session.STEPS]
+    for one in (s for steps_ in sides for s in steps_):
+        step = one.steps[0] if isinstance(one, Group) else one
+        registry.build(step)
+        registry.build(Step(one.name, one.options) if isinstance(one, Group) else step)
+        if step.target not in KINDS or (step.cut is not None and not 0 <= (step.cut.ratio or 0) <= 0.9):
+            raise PlanError(f"{step} is no step of this list")
+    before, after = ([_row_of(one) for one in side] for side in sides)
+    st.session_state["steps"] = [*before, 0, *after]
+
+
+def _row_of(one: Step | Group) -> int:
+    """A new row with these settings; its number."""
+    step, state = one.steps[0] if isinstance(one, Group) else one, st.session_state
+    row = state["last_step"] = int(state.get("last_step", 0)) + 1
+    state[key(row, "target")], state[key(row, f"by_{step.target}")] = step.target, step.name
+    _set(step, key(row, ""))
+    if isinstance(one, Group):
+        state[key(row, "group")] = True
+        _set(Step(one.name, one.options), key(row, ""))
+    return row
+
+
+def _share(order: list[int], made: dict[int, Step | Group]) -> None:
+    """Write the added steps into the link, as sentences of what stands before this cut and after it."""
+    here = order.index(0)
+    for side, found in zip(session.STEPS, (order[:here], order[here + 1 :]), strict=True):
+        words = str(Plan(tuple(made[r] for r in found if r in made)))
+        st.session_state[f"steps_{side}"] = words
+        session.put(side, words)
 
 
 def key(row: int, what: str) -> str:
@@ -64,14 +105,18 @@ def steps_of(bench: Bench, step: Step) -> Plan:
     if len(order) == 1 and len(possible(bench.model)) == 1:
         return Plan((step,))
     found: list[Step | Group] = []
+    own: dict[int, Step | Group] = {}
     with st.expander("Combine with …", expanded=len(order) > 1, key=f"combine-{len(order) > 1}"):
         for place, row in enumerate(order):
             made, rounds = _row(bench, row, place, order, step) if len(order) > 1 else (step, None)
+            if made is not None:
+                own[row] = made if rounds is None else Group((made,), rounds)
             if made is not None and rounds is not None and found and isinstance(found[-1], Step):
                 found[-1] = Group((found[-1], made), rounds)
             elif made is not None:
                 found.append(made)
         st.button("Add a step", icon=":material/add:", key="add_step", on_click=_add, args=(bench.model, step.target))
+    _share(order, own)
     return Plan(tuple(found))
 
 
@@ -206,12 +251,15 @@ def _set(step: Step, prefix: str) -> None:
     written = dict(step.options)
     for name in fields.split(step.name, ())[1]:
         default = registry.find(step.name).__dataclass_fields__[name].default
-        st.session_state[f"{prefix}{step.name}:{name}"] = written.get(name, default)
+        value = written.get(name, default)
+        st.session_state[f"{prefix}{step.name}:{name}"] = float(value) if isinstance(default, float) else value
+    if prefix and "bytes" in written:
+        st.session_state[f"{prefix}bytes"] = written["bytes"]
     if step.cut is not None and step.cut.keep is not None:
         st.session_state[f"{prefix}keep" if prefix else f"keep_{step.target}"] = step.cut.keep
     elif step.cut is not None and step.cut.ratio is not None:
         place = f"{prefix}ratio" if prefix else steps.ratio_key(step.target)
-        st.session_state[place] = 100 * step.cut.ratio if prefix else round(100 * step.cut.ratio)
+        st.session_state[place] = 100.0 * step.cut.ratio if prefix else round(100 * step.cut.ratio)
 
 
 def _put(row: int, this: str) -> None:

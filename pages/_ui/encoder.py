@@ -18,6 +18,7 @@ from pages._ui import jobs as running
 from pages._ui.session import Choice
 
 RUN = "Cut, judge & verify"
+DRAWS = 2  # random prunings beside a cut without training; with training core makes one
 FORMS = {
     "sentence-transformers": "Plain",
     "sentence-transformers-fp16": "Plain, fp16",
@@ -101,7 +102,7 @@ def command(bench: Bench, choice: Choice, plan: Plan) -> list[str]:
     """The run that cuts, judges and exports a resolved plan."""
     form = _chosen(meter.forms(bench.model, plan, meter.leaves(bench.model, plan).why))
     place = store.home() / "exports" / f"{plan.slug}-{digest(bench.fingerprint, form)[:8]}"
-    return takeaway.command(choice, plan, str(place), form, draws=2)
+    return takeaway.command(choice, plan, str(place), form, draws=DRAWS)
 
 
 def report_of(argv: list[str]) -> dict[str, Any] | None:
@@ -109,7 +110,7 @@ def report_of(argv: list[str]) -> dict[str, Any] | None:
     return jobs.result(status.id) if status is not None and status.state == "done" else None
 
 
-def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: str, measure: str) -> None:
+def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: str, measure: str, floor: float) -> None:
     """Two lines, always of what is set now: the measured verdict, or what is planned and an estimate."""
     if plan is None:
         st.markdown("#### These steps do not make a plan yet\nThe reason stands beside the controls.")
@@ -120,7 +121,7 @@ def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: s
         words = encoder_verdict.estimate_words(answer, step.cut or Cut(ratio=0.0))
         first, second = encoder_verdict.planned(bench.model, plan), words
     else:
-        first, second = encoder_verdict.sentence(bench.model, report, data, measure)
+        first, second = encoder_verdict.sentence(bench.model, report, data, measure, floor)
     st.markdown(f"#### {views.plain(first)}\n{views.plain(second)}")
 
 
@@ -163,25 +164,28 @@ def run(plan: Plan, argv: list[str], stale: bool) -> None:
     if status is not None and status.state == "running":
         running.follow(status)
         return
-    ended = status is not None and status.state in ("failed", "cancelled")
-    if ended and status is not None:
-        st.error(f"{RUN}: {views.plain(status.error or status.state)}")
-        if any(registry.card(s.name).kind == "training" for s in plan.flat):
-            st.caption("Training goes on from its last checkpoint, a schedule from its last complete round.")
-    elif stale:
+    label, trains = f"{RUN}: {registry.brief(plan)}", any(registry.card(s.name).kind == "training" for s in plan.flat)
+    if status is not None and status.state != "done":
+        words = "Training goes on from its last checkpoint, a schedule from its last complete round." if trains else ""
+        running.ended(status, RUN, "run_encoder", words, label)
+        return
+    if stale:
         st.warning("**Out of date - run again**: a setting moved since the last measured result.",
                    icon=":material/history:")  # fmt: skip
     nothing = all(isinstance(s, Step) and s.cut is not None and s.cut.ratio == 0 for s in plan.steps)
     st.button(
-        "Try again" if ended else RUN,
+        RUN,
         type="primary",
         icon=":material/verified:",
         key="run_encoder",
         disabled=nothing,
-        on_click=running.again if ended else running.start,
-        args=(argv, f"{RUN}: {registry.brief(plan)}"),
+        on_click=running.start,
+        args=(argv, label),
         help="Cuts a copy, embeds everything again, judges it beside random pruning, writes the model, reopens it in "
         "a fresh process, compares the vectors and times both. Some minutes; you can go on working.",
     )
     if nothing:
         st.caption("Nothing is cut: move the ratio.")
+    elif registry.parts(plan).encoder:
+        again = "The cut and its training are repeated once" if trains else f"The cut is repeated {DRAWS} times"
+        st.caption(f"{again} with random units, to compare with: each takes about as long again.")

@@ -18,6 +18,13 @@ from pages._ui import cache, jobs, views
 from pages._ui.session import Choice
 
 _TEXT = 280  # characters of a text shown in a list
+_NEAR = "The share of a document's ten nearest neighbours that are still among its ten nearest, in the full space."
+_COSINE = "The cosine of a document's vector before and after, once the two spaces are rotated onto each other."
+_COLUMNS: Any = {
+    "neighbours kept, %": st.column_config.NumberColumn(format="%.1f", help=_NEAR),
+    "cosine, best rotation": st.column_config.NumberColumn(format="%.3f", help=_COSINE),
+}
+_RADIUS = "A layout radius is the root-mean-square distance of the points from their middle."
 
 
 def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Reduction) -> None:
@@ -39,7 +46,7 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
         on_select="rerun",
         selection_mode=("points", "box", "lasso"),
     )
-    st.caption(_about(pair))
+    st.caption(_about(pair), help=_RADIUS)
     picked = _picked(event)
     if not picked:
         st.info(
@@ -52,13 +59,13 @@ def map_tab(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Redu
 
 
 def _map_table(pair: MapPair, titles: list[str], colour: Any, names: list[str] | None) -> pd.DataFrame:
-    shown = [names[int(c)] for c in colour] if names else colour.round(2)
+    what, shown = ("group", [names[int(c)] for c in colour]) if names else ("neighbours kept, %", 100 * colour)
     places = {
         f"{side} {a}": points[:, i].round(3)
         for side, points in (("before", pair.before), ("after", pair.after))
         for i, a in enumerate("xy")
     }
-    return pd.DataFrame({"document": titles, "colour": shown, **places})
+    return pd.DataFrame({"document": titles, what: shown, **places})
 
 
 def _pair(bench: Bench, choice: Choice, index: int, cut: Step, reduction: Reduction) -> MapPair:
@@ -168,30 +175,33 @@ def _moved_most(bench: Bench, index: int, cut: Step) -> None:
         pd.DataFrame(
             {
                 "document": [_name(judge, int(drift.rows[i])) for i in order],
-                "neighbours kept": [
-                    f"{10 * drift.overlap[i]:.0f} of {drift.k}" if drift.k == 10 else percent(drift.overlap[i])
-                    for i in order
-                ],
-                "cosine, best rotation": [round(float(drift.cosine[i]), 3) for i in order],
+                "neighbours kept, %": 100 * drift.overlap[order],
+                "cosine, best rotation": drift.cosine[order],
             }
         ),
         hide_index=True,
+        column_config=_COLUMNS,
     )
     labels = judge.dataset.documents.labels
     summary = drift.summary
     st.caption(
         f"Over {len(drift.rows):,} documents: neighbours kept "
         f"{percent(float(drift.overlap.mean()))}, cosine {summary['cosine']:.3f}"
-        f", CKA {summary['cka']:.3f}."
+        f", CKA {summary['cka']:.3f}.",
+        help=f"{_COSINE} CKA (centred kernel alignment): how alike the similarities among all documents are before and "
+        "after, one number for the whole set; 1 is the same.",
     )
     if labels:
         frame = pd.DataFrame(
-            {"topic": [labels[int(r)] for r in drift.rows], "neighbours kept": drift.overlap, "cosine": drift.cosine}
+            {
+                "topic": [labels[int(r)] for r in drift.rows],
+                "neighbours kept, %": 100 * drift.overlap,
+                "cosine, best rotation": drift.cosine,
+            }
         )
         st.markdown("**By topic**, worst first")
-        st.dataframe(
-            frame.groupby("topic", as_index=False).mean().sort_values("neighbours kept").round(3), hide_index=True
-        )
+        means = frame.groupby("topic", as_index=False).mean().sort_values("neighbours kept, %")
+        st.dataframe(means, hide_index=True, column_config=_COLUMNS)
 
 
 def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) -> None:
@@ -200,8 +210,8 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
     if judge.task is None:
         st.info("This data has no queries to search with. Choose texts with queries under *Data & model*.")
         return
-    before, after = found.plain.values[measure][0], found.plain.values[measure][index]
-    order = np.argsort(after - before, kind="stable")  # by the cut whose results are shown, fitted on all documents
+    before, after = found.plain.values[measure][0], found.careful.values[measure][index]
+    order = found.hurt(index, measure)  # as on the Prune page
     texts = judge.query_texts.texts
     picked = st.selectbox(
         f"Query, worst first by {MEASURE_NAMES.get(measure, measure)}",
@@ -229,16 +239,25 @@ def queries_tab(found: Study, reduction: Reduction, index: int, measure: str) ->
     )
     st.markdown(f"**{views.plain(texts[picked])}**")
     views.chart(plots.moves(one, two, shown.grades, names), alt, "moves", table)
-    st.caption(
-        "Left before, right after. Green lines and ★ are judged relevant (★★ "
-        "fully). Results by the cut fitted on all documents."
-    )
+    fits = _fits(found, index, measure, int(picked))
+    st.caption(f"Left before, right after. Green lines and ★ are judged relevant (★★ fully).{fits}")
     for d in shown.grades:
         row = ids.index(d)
         place = f"rank {one.index(d) + 1}" if d in one else "beyond ten"
         now = f"rank {two.index(d) + 1}" if d in two else "beyond ten"
         with st.expander(f"★ {views.plain(_title_of(judge, row))}: {place} → {now}"):
             st.text(judge.dataset.documents.texts[row][:1200])
+
+
+def _fits(found: Study, index: int, measure: str, query: int) -> str:
+    """Where the figures are judged outside the fit: what the results that are drawn have."""
+    if not found.careful.outside:
+        return ""
+    name, value = MEASURE_NAMES.get(measure, measure), float(found.plain.values[measure][index, query])
+    return (
+        " The list above is in the order of the Prune page, judged outside the fit; these are the results of the cut "
+        f"fitted on all documents: {name} {value:.2f}."
+    )
 
 
 def _title_of(judge: Judge, row: int) -> str:

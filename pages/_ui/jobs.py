@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,11 +16,19 @@ from pages._ui import views
 def start(argv: list[str], label: str) -> Status:
     """Start (or find) a run and watch it in the sidebar; the same command is never started twice."""
     job = jobs.start(argv)
-    watched: dict[str, str] = st.session_state.setdefault("watched", {})
-    watched.setdefault(job, label)
+    _watch(job, label)
     found = jobs.status(job)
     assert found is not None
     return found
+
+
+def _watch(job: str, label: str) -> None:
+    """List a run in the sidebar; what is new there is shown at once, also where only a fragment was to run again."""
+    watched: dict[str, str] = st.session_state.setdefault("watched", {})
+    if job not in watched:
+        watched[job] = label
+        st.session_state.pop(f"seen-{job}", None)
+        st.rerun()
 
 
 def look(argv: list[str]) -> Status | None:
@@ -29,7 +38,23 @@ def look(argv: list[str]) -> Status | None:
 
 def again(argv: list[str], label: str) -> None:
     """Forget a failed or cancelled run and start anew."""
-    st.session_state.setdefault("watched", {})[jobs.start(argv, again=True)] = label
+    _watch(jobs.start(argv, again=True), label)
+
+
+def ended(status: Status, label: str, key: str, words: str = "", listed: str = "") -> None:
+    """What a failed or cancelled run left, in one message, and the button that starts it again.
+
+    words    what going on begins with
+    listed   its name in the sidebar, where that is another
+    """
+    cancelled = status.state == "cancelled"
+    if cancelled:
+        st.caption(f":material/cancel: {label}: cancelled. {words or 'What was finished is kept.'}")
+    else:
+        st.error(f"{label}: {views.plain(status.error or status.state)}")
+        if words:
+            st.caption(words)
+    st.button("Go on" if cancelled else "Try again", on_click=again, args=(list(status.argv), listed or label), key=key)
 
 
 def studied(argv: list[str], label: str, key: str) -> bool:
@@ -38,8 +63,7 @@ def studied(argv: list[str], label: str, key: str) -> bool:
     if status.state == "running":
         follow(status)
     elif status.state != "done":
-        st.error(f"{label}: {views.plain(status.error or status.state)}")
-        st.button("Try again", on_click=again, args=(argv, label), key=key)
+        ended(status, label, key)
     return status.state == "done"
 
 
@@ -52,7 +76,7 @@ def follow(status: Status) -> None:
         now = jobs.status(status.id)
         if now is None or now.ended:
             st.rerun()
-        st.progress(min(1.0, now.share), text=f"{now.what} · {100 * now.share:.0f} %{eta(now)}. You can go on working.")
+        st.progress(min(1.0, now.share), text=f"{how_far(now)}. You can go on working.")
         _end(now, f"stop-{status.id}")
         training(live.curve(jobs.folder(status.id)), f"live-{status.id}")
 
@@ -90,10 +114,15 @@ def training(points: Sequence[Mapping[str, Any]], key: str) -> None:
         st.dataframe(training_plots.round_table(rounds), hide_index=True)
 
 
-def eta(status: Status) -> str:
-    if status.eta is None:
-        return ""
-    return f" · {status.eta:.0f} s left" if status.eta < 90 else f" · {status.eta / 60:.0f} min left"
+def how_far(status: Status) -> str:
+    """Which step, how far in it, what is left of it, and how long the run has taken: the steps ahead are not known."""
+    left = "" if status.eta is None else f" · {_long(status.eta)} left in this step"
+    so_far = f" · {_long(time.time() - status.started)} so far" if status.step > 1 else ""
+    return f"Step {status.step}: {views.plain(status.what)} · {100 * status.share:.0f} %{left}{so_far}"
+
+
+def _long(seconds: float) -> str:
+    return f"{seconds:.0f} s" if seconds < 90 else f"{seconds / 60:.0f} min"
 
 
 def panel() -> None:
@@ -126,7 +155,7 @@ def _rows() -> None:
 
 
 def _running(job: str, label: str, status: Status) -> None:
-    st.progress(min(1.0, status.share), text=f"**{label}**: {status.what} · {100 * status.share:.0f} %{eta(status)}")
+    st.progress(min(1.0, status.share), text=f"**{label}** · {how_far(status)}")
     _end(status, f"cancel-{job}")
 
 
@@ -135,8 +164,10 @@ def _ended(job: str, label: str, status: Status) -> None:
         del st.session_state["watched"][job]
         st.toast(f"{label}: done", icon=":material/check:")
         return
-    words = "cancelled" if status.state == "cancelled" else f"failed. {status.error}"
-    st.warning(f"{label}: {words}", icon=":material/error:")
+    if status.state == "cancelled":  # said once, where its result was to stand
+        del st.session_state["watched"][job]
+        return
+    st.warning(f"{label}: failed. {status.error}", icon=":material/error:")
     if st.button("Dismiss", key=f"dismiss-{job}"):
         del st.session_state["watched"][job]
         st.rerun()

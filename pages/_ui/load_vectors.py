@@ -40,7 +40,7 @@ def files() -> None:
                 "Word-similarity sets (optional)", type=["txt", "csv", "tsv"], accept_multiple_files=True
             )
             metric = st.selectbox("Compared by", METRICS, help=_METRIC, key="own_metric")
-            sent = st.form_submit_button("Check and use", type="primary")
+            sent = st.form_submit_button("Check", type="primary")
         if sent and file is None:
             st.error("Choose a file with vectors first.")
         elif sent:

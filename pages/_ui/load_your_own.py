@@ -37,7 +37,7 @@ def texts() -> None:
         with st.form("texts", border=False):
             file = st.file_uploader("Texts", type=["zip", "csv", "tsv", "jsonl", "parquet"])
             log = st.file_uploader("A log of real queries (optional)", type=["csv", "jsonl", "txt", "parquet"])
-            sent = st.form_submit_button("Check and use", type="primary")
+            sent = st.form_submit_button("Check", type="primary")
         if sent and file is None:
             st.error("Choose a file with texts first.")
         elif sent:
@@ -57,7 +57,7 @@ def _use_data(path: Path, label: str, queries: Path | None = None) -> None:
     except InputError as e:
         st.error(views.plain(_named(str(e), path, label, queries)))
         return
-    words = ", ".join(f"{len(d.documents):,} {d.kind} ({d.truth})" for d in found)
+    words = "; ".join(views.contents(d, len(d.qrels or d.queries)) for d in found)
     st.session_state.setdefault("datasets", {})[str(path)] = label
     if queries is not None:
         st.session_state.setdefault("queries_spec", {})[str(path)] = str(queries)
@@ -89,7 +89,7 @@ def model() -> None:
         )
         file = st.file_uploader("Model zip", type=["zip"], key="model_zip")
         hub = st.text_input("or a hub id", placeholder="sentence-transformers/all-MiniLM-L12-v2", key="hub_id")
-        if st.button("Check and use", key="take_model"):
+        if st.button("Check", key="take_model"):
             if file is not None:
                 _use_model(str(session.keep_upload(file, "model")), file.name)
             elif hub.strip() and not Path(hub.strip()).exists():
@@ -104,7 +104,8 @@ def _use_model(spec: str, label: str) -> None:
         with st.spinner("checking the model"):
             info = open_model(spec)
     except InputError as e:
-        st.error(views.plain(re.sub(r"\.unzip-\w+\.tmp", lambda _: label, str(e).replace(spec, label))))
+        ours = rf"{re.escape(spec)}|\.unzip-\w+\.tmp|(?<![\w./-]){re.escape(Path(spec).name)}"  # names that we gave it
+        st.error(views.plain(re.sub(ours, lambda _: label, str(e)) if spec != label else str(e)))
         return
     st.session_state.setdefault("models", {})[spec] = label
     words = f"{info.architecture}, {info.dimension} dimensions, {info.parameters / 1e6:.1f} M parameters"
@@ -118,7 +119,7 @@ def _local(key: str, label: str, use: object) -> None:
     if root is None:
         return
     typed = st.text_input(f"{label}, inside {root.name}/", key=key)
-    if typed and st.button("Check and use", key=f"{key}_go"):
+    if typed and st.button("Check", key=f"{key}_go"):
         path = (root / typed).resolve()
         if not path.is_relative_to(root) or not path.exists():
             st.error(f"{typed!r} is not in {root.name}/: give a path inside that folder")

@@ -97,8 +97,7 @@ def _slices(report: dict[str, Any], data: str) -> None:
         f"**{percent(number(worst['ratio']))}** of {MEASURE_NAMES.get(main, main)}; the mean keeps "
         f"{percent(number(mean[main]['ratio']))}."
     )
-    with st.popover("All slices", icon=":material/table:"):
-        st.dataframe(pd.DataFrame(parts).round(4), hide_index=True)
+    views.behind("All slices", views.shares(pd.DataFrame(parts), "ratio"))
 
 
 def _known(report: dict[str, Any]) -> None:
@@ -115,6 +114,8 @@ def _known(report: dict[str, Any]) -> None:
 
 
 def downloads(report: dict[str, Any], choice: Choice, argv: list[str]) -> None:
+    if takeaway.held(choice):
+        return
     done = report.get("export") or {}
     form, place = done.get("format", ""), Path(str(done.get("path", "")))
     if "max_difference" in done:

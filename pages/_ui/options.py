@@ -28,7 +28,8 @@ def sources(bench: Bench) -> int:
             help="The unpruned model. Bring your own under *Data & model*."
             + (" These vectors need none." if alone else ""),
             disabled=alone,
-            **kept("model"),
+            key="model",
+            persist_state="session",
         )
     with two:
         found = session.datasets()
@@ -37,7 +38,8 @@ def sources(bench: Bench) -> int:
             list(found),
             format_func=lambda d: found.get(d, d),
             help="The corpus that is searched, and that methods learn from. Bring your own under *Data & model*.",
-            **kept("data"),
+            key="data",
+            persist_state="session",
         )
     with three:
         names = [_judge_words(bench, i) for i in range(len(bench.judges))]
@@ -65,6 +67,7 @@ def _judge_words(bench: Bench, index: int) -> str:
 def wish(bench: Bench, judge: int) -> tuple[str, float, str]:
     """What the person wants, how much must stay, of which measure."""
     one, two, three = st.columns([2.2, 1, 1], vertical_alignment="bottom")
+    alone = bench.model.architecture == VECTORS
     with one:
         goal = st.segmented_control(
             "I want",
@@ -72,12 +75,15 @@ def wish(bench: Bench, judge: int) -> tuple[str, float, str]:
             format_func=session.WISHES.get,
             default="index",
             required=True,
+            disabled=alone,
             help=(
                 "Chooses what is cut. A smaller index: fewer dimensions. A smaller "
                 "model and faster encoding cut the encoder itself."
             ),
-            **kept("wish"),
+            **({"key": "only_wish"} if alone else kept("wish")),  # with a model again, the last wish stands again
         )
+        if alone:
+            st.caption(f"{steps.NO_ENCODER} Only the index gets smaller.")
     with two:
         floor = st.number_input(
             "and must keep, %",

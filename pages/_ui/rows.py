@@ -72,7 +72,8 @@ def _curve(bench: Bench, found: RowStudy, judge: int, measure: str, index: int, 
     for name, s in others.items():
         if name != found.step.name:
             table[labels[name]] = s.ratio(measure)
-    views.chart(figure, alt, "row_curve", table.round(4))
+    table = views.shares(table, *(c for c in table.columns if c != "vectors"))
+    views.chart(figure, alt, "row_curve", table)
 
 
 def _gone(bench: Bench, found: RowStudy, judge: int, index: int) -> None:
@@ -88,8 +89,7 @@ def _gone(bench: Bench, found: RowStudy, judge: int, index: int) -> None:
         worst = topics[0]
         st.markdown(f"Worst topic: **{views.plain(worst['topic'])}**, {percent(worst['left'])} of its "
                     f"{worst['rows']:,} documents can still be found.")  # fmt: skip
-        with st.popover("All topics", icon=":material/table:"):
-            st.dataframe(pd.DataFrame(topics).round(4), hide_index=True)
+        views.behind("All topics", views.shares(pd.DataFrame(topics), "left"))
     shown = st.expander("Map: what went", key="map_gone", on_change="rerun")
     if shown.open:
         with shown:

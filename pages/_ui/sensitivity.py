@@ -59,19 +59,20 @@ def _measure(choice: Choice, step: Step) -> None:
     if status is not None and status.state == "running":
         running.follow(status)
         return
-    ended = status is not None
+    label = f"Sensitivity of {steps.LABELS[step.target].lower()}"
     if status is not None:
-        st.error(f"Sensitivity: {views.plain(status.error or status.state)}")
+        running.ended(status, label, "run_sensitivity")
+        return
     st.caption(
         "How important every unit is, what each layer loses when it is cut alone, and the whole cut at three ratios: "
         "measured on a seeded sample, one to some minutes."
     )
     st.button(
-        "Try again" if ended else "Measure sensitivity",
+        "Measure sensitivity",
         icon=":material/query_stats:",
         key="run_sensitivity",
-        on_click=running.again if ended else running.start,
-        args=(argv, f"Sensitivity of {steps.LABELS[step.target].lower()}"),
+        on_click=running.start,
+        args=(argv, label),
     )
 
 

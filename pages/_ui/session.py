@@ -14,6 +14,7 @@ from streamlit.errors import StreamlitAPIException
 from core import registry, store
 from core.plan import Step
 from core.verdict import RATIOS, Study
+from pages._ui import links
 
 MODELS = {"minilm": "all-MiniLM-L6-v2"}
 DATA = {"sample": "sample (built in)", "python-docs": "python-docs (documentation installed here)"}
@@ -94,7 +95,9 @@ def active() -> Choice:
 
 
 _SHARED = ("method", "ratio", "floor")  # what a link to another page than Prune must carry
-_RANGES = {"ratio": (0, len(RATIOS) - 1), "floor": (50, 100)}
+_OWN = (*_SHARED, "judge")
+_RANGES = {"ratio": (0, len(RATIOS) - 1), "floor": (50, 100), "judge": (1, 99)}
+STEPS = ("before", "after")  # what the cut is combined with, as the sentences of a plan (see combine)
 
 
 def share() -> None:
@@ -111,14 +114,45 @@ def share() -> None:
 
 
 def arrive() -> None:
-    """A new session takes method, ratio and floor from the URL; what is no possible value is ignored."""
+    """A new session takes its choices from the URL; what is no possible value is ignored, what is missing is said."""
     state, url = st.session_state, st.query_params
     if "routed" not in state:  # a page's own link, on a server that never ran app.py: Streamlit runs the page alone
         state["go"] = str(st.context.url or "").split("?")[0].rstrip("/").rsplit("/", 1)[-1]
         st.switch_page("app.py")
-    for key in _SHARED:
+    for key in _OWN:
         if key not in state and key in url and (value := _read(key, url[key])) is not None:
             state[key] = value
+    _sources()
+    put("judge", str(state["judge"] + 1) if state.get("judge") else "")
+    for key in STEPS:
+        put(key, state.setdefault(f"steps_{key}", url.get(key, "")))
+
+
+def _sources() -> None:
+    """Texts and model: from the URL where this session is new, else into it; each page says what is not here."""
+    state, url = st.session_state, st.query_params
+    for key, first, known in (("data", "sample", DATA), ("model", "minilm", MODELS)):
+        if key not in state and key in url:
+            found = links.follow(key, url[key], known)
+            state[key] = first if found is None else found
+            if found is None:
+                state.setdefault("lost", {})[key] = url[key]
+        lost, spec = state.get("lost", {}), state.get(key, first)
+        if key in lost and spec == first:  # stands until something is chosen, in the URL too
+            put(key, lost[key])
+            st.warning(links.lost(key, lost[key]), icon=":material/link_off:")
+            continue
+        lost.pop(key, None)
+        put(key, "" if spec == first else spec if spec in known else links.word(key, spec))
+
+
+def put(key: str, text: str) -> None:
+    """Write a word into the URL, or take it out where it is empty."""
+    url = st.query_params
+    if text and url.get(key) != text:
+        url[key] = text
+    elif not text and key in url:
+        del url[key]
 
 
 def _read(key: str, text: str) -> str | float | None:
@@ -130,7 +164,9 @@ def _read(key: str, text: str) -> str | float | None:
     except ValueError:
         return None
     low, high = _RANGES[key]
-    return None if not low <= value <= high else int(value) if key == "ratio" else value
+    if not low <= value <= high:
+        return None
+    return int(value) - 1 if key == "judge" else int(value) if key == "ratio" else value
 
 
 def chosen_step() -> Step:

@@ -10,7 +10,7 @@ import streamlit as st
 from core import meter, row_study
 from core.anatomy import check_target, targets
 from core.bench import Bench
-from core.encoders import ModelInfo
+from core.encoders import VECTORS, ModelInfo
 from core.errors import InputError
 from core.plan import Step
 from pages._ui import fields
@@ -51,6 +51,7 @@ ABOUT = {
     "quantize": "Every number of a vector is stored in fewer bits; queries stay floats. The index shrinks, the encoder "
     "stays. Below four bytes a number nothing is lost at first: 8 times smaller is nearly free.",
 }
+NO_ENCODER = "These are vectors without a model: there is no encoder to cut."
 START = 30  # percent: where the literature's conservative bands begin
 
 
@@ -62,8 +63,11 @@ def target(bench: Bench, goal: str) -> str:
     wanted = tuple(LABELS) if every else BY_WISH[goal]
     possible = offered_targets(bench.model)
     offered = [t for t in wanted if t in possible] or ["dimensions"]
-    if st.session_state.get("target") not in offered:
-        st.session_state["target"] = offered[0]
+    state = st.session_state
+    serving = [t for t in BY_WISH[goal] if t in offered]
+    if state.get("target") not in (serving if serving and state.get("last_wish", goal) != goal else offered):
+        state["target"] = (serving or offered)[0]
+    state["last_wish"] = goal
     picked = str(
         place.selectbox(
             "Cut", offered, format_func=LABELS.get, help=ABOUT[st.session_state["target"]], **kept("target")
@@ -86,6 +90,8 @@ def offered_targets(model: ModelInfo) -> tuple[str, ...]:
 
 
 def _reason(model: ModelInfo, name: str) -> str:
+    if model.architecture == VECTORS:
+        return NO_ENCODER
     try:
         check_target(model.architecture, name)
     except InputError as e:

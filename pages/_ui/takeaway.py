@@ -18,9 +18,9 @@ from core.select import apply
 from core.types import digest
 from core.vector_bench import is_source
 from core.verdict import gigabytes, percent
-from pages._ui import cache
+from pages._ui import cache, views
 from pages._ui import jobs as running
-from pages._ui.session import Choice
+from pages._ui.session import Choice, datasets, models, wanted
 
 
 def command(choice: Choice, plan: Plan, out: str, form: str = "", draws: int | None = None) -> list[str]:
@@ -30,7 +30,18 @@ def command(choice: Choice, plan: Plan, out: str, form: str = "", draws: int | N
     return ["prune", *choice.arguments, "--plan", str(plan), "--out", out, "--format", form or plain, "--zip", *said]
 
 
+def held(choice: Choice) -> bool:
+    """Whether other texts or another model are on their way: nothing of the last ones is handed out meanwhile."""
+    if choice == wanted():
+        return False
+    words = f"What is shown is still of {datasets().get(choice.data, '')} with {models().get(choice.model, '')}"
+    st.caption(f":material/hourglass_top: {views.plain(words)}: no download until your choice is ready.")
+    return True
+
+
 def panel(bench: Bench, choice: Choice, plan: Plan) -> None:
+    if held(choice):
+        return
     resolved = resolve(plan, choice.seed)
     place = store.home() / "exports" / f"{resolved.slug}-{digest(bench.fingerprint)[:8]}"
     argv = command(choice, resolved, str(place), "vectors" if bench.model.architecture == VECTORS else "")

@@ -43,8 +43,9 @@ def panel(choice: Choice, plan: Plan) -> None:
             )  # fmt: skip
             return
         if status is not None:
-            st.error(views.plain(status.error or status.state))
-            st.caption("Started again it goes on: rows are written under their own ids.")
+            words = "Started again it goes on: rows are written under their own ids."
+            running.ended(status, f"Milvus: {views.plain(where.collection)}", "push", words)
+            return
         st.button(f"Write a new collection beside {views.plain(where.collection)}", key="push", type="primary",
                   on_click=running.again, args=(argv, f"Milvus: {where.collection}"), help=_ABOUT)  # fmt: skip
 

@@ -14,8 +14,9 @@ from core import meter as meters
 from core import plots
 from core.bench import Bench
 from core.evaluate.cost import index_bytes
+from core.types import Dataset
 from core.verdict import MEASURE_HELP, MEASURE_NAMES, Study, percent, sentence
-from pages._ui import cache
+from pages._ui import cache, session, steps
 
 CHART = {
     "displaylogo": False,
@@ -36,9 +37,51 @@ def chart(figure: Any, alt: str, key: str, table: pd.DataFrame | None = None, **
     """A figure with its alt text and, behind a button, the same as a table (which downloads as CSV)."""
     event = st.plotly_chart(figure, key=key, config=CHART, alt=alt, **more)
     if table is not None:
-        with st.popover("As table", icon=":material/table:"):
-            st.dataframe(table, hide_index=True)
+        behind("As table", table)
     return event
+
+
+def behind(label: str, frame: pd.DataFrame) -> None:
+    """A table behind a button, as wide as its columns."""
+    with st.popover(label, icon=":material/table:"):
+        st.dataframe(frame, hide_index=True, width="content", column_config=one_decimal(frame))
+
+
+def shares(frame: pd.DataFrame, *columns: str) -> pd.DataFrame:
+    """Shares as percentages, which their heads say; everything else to four places."""
+    out = frame.round(4)
+    for c in columns:
+        out[c] = (100 * pd.to_numeric(frame[c])).round(2)
+    return out.rename(columns={c: f"{c}, %" for c in columns})
+
+
+def one_decimal(frame: pd.DataFrame) -> Any:
+    """How columns in percent are shown."""
+    return {c: st.column_config.NumberColumn(format="%.1f") for c in frame.columns if str(c).endswith(", %")}
+
+
+def called(bench: Bench, choice: session.Choice, name: str) -> str:
+    """What the person calls a data set: an upload's own file name, where core has the name that we gave it."""
+    first = bench.judges[0].dataset.name
+    return session.datasets().get(choice.data, name) if name == first and choice.data not in session.DATA else name
+
+
+def contents(data: Dataset, judged: int, documents: str = "documents") -> str:
+    """How much there is of what, and what stands for truth."""
+    n = f"{len(data.documents):,}"
+    if data.kind == "pairs":
+        return f"{n} pairs, scored by people"
+    if data.kind == "labels":
+        return f"{n} training texts, {judged:,} test texts, labelled"
+    truth = "agreement with the unpruned ranking" if data.truth == "agreement" else data.truth
+    return f"{n} {documents}, {judged:,} queries, {truth}"
+
+
+def of_prune(same: str) -> str:
+    """What a page of dimensions shares with the Prune page; where something else is cut there, that it does not."""
+    target = st.session_state.get("target", "dimensions")
+    elsewhere = f"Dimensions only; the Prune page is on *{steps.LABELS[target].lower()}*."
+    return same if target == "dimensions" else elsewhere
 
 
 def verdict(found: Study, index: int, measure: str, vectors: float) -> None:
@@ -51,7 +94,7 @@ def notes(found: Sequence[str]) -> None:
     if found:
         with st.popover("What to know about these figures", icon=":material/info:", type="tertiary"):
             for note in found:
-                st.markdown(f"- {note}")
+                st.markdown(f"- {note.replace('`outside_fit` judges', 'this page judges')}")
 
 
 def cards(found: Study, index: int, measures: Sequence[str]) -> None:
@@ -102,9 +145,7 @@ def curve(
         f"{percent(float(b.ratio[index]))} is kept; random pruning keeps "
         f"{percent(float(chance[index]))}."
     )
-    chart(figure, alt, "curve")
-    with st.popover("As table", icon=":material/table:"):
-        st.dataframe(_curve_table(found, others, labels, measure), hide_index=True)
+    chart(figure, alt, "curve", _curve_table(found, others, labels, measure))
 
 
 def _curve_table(found: Study, others: dict[str, Study], labels: dict[str, str], measure: str) -> pd.DataFrame:
@@ -123,7 +164,7 @@ def _curve_table(found: Study, others: dict[str, Study], labels: dict[str, str],
     for name, s in others.items():
         if name != found.step.name:
             table[labels[name]] = s.ratio(measure)
-    return table.round(4)
+    return shares(table, *(c for c in table.columns if c not in ("dimensions", "p")))
 
 
 def meter(bench: Bench, found: Study, index: int, vectors: float) -> None:
@@ -142,7 +183,7 @@ def bars(rows: Sequence[tuple[str, str, float]]) -> None:
 def money(vectors: float, full: int, kept: int) -> None:
     """The person's own number of vectors and, if they give one, a price."""
     price = st.number_input(
-        "price per GB and month",
+        "price per GB and month, in your currency",
         0.0,
         1000.0,
         0.0,
@@ -177,8 +218,8 @@ def hurt(found: Study, index: int, measure: str) -> None:
             f"Worst slice: **{plain(worst.name)}** ({worst.by}, {worst.queries} queries) keeps "
             f"**{percent(worst.ratio)}**; the mean keeps {percent(mean)}."
         )
-        with st.popover("All slices", icon=":material/table:"):
-            st.dataframe(pd.DataFrame([s.__dict__ for s in parts]).round(4), hide_index=True)
+        table = pd.DataFrame([s.__dict__ for s in parts]).rename(columns={"ratio": "kept"})
+        behind("All slices", shares(table, "kept"))
 
 
 def hurt_table(found: Study, index: int, measure: str, most: int) -> pd.DataFrame:
