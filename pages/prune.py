@@ -88,7 +88,7 @@ def encoder_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: De
     with right:
         encoder.result(bench, choice, plan, data, measure)
         if step.cut is not None:
-            sensitivity.panel(choice, step, floor)
+            sensitivity.panel(bench, choice, step, floor)
 
 
 def dimension_cut(step: Step, top: DeltaGenerator, left: DeltaGenerator, right: DeltaGenerator) -> None:

@@ -38,7 +38,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
      "core.rows", "core.thinning", "core.beside", "core.row_study", "core.row_plots", "core.vector_sidecars",
      "core.vector_export", "core.recommend_loop",
      "core.pipeline", "core.export", "core.report", "core.results", "core.verdict", "core.plots",
-     "core.probing", "core.removal", "core.sensitivity", "core.sensitivity_plots",
+     "core.probing", "core.removal", "core.sensitivity", "core.sensitivity_plots", "core.shipped",
      "core.pilot", "core.meter", "core.encoder_verdict", "core.runs", "core.budgets", "core.pareto",
      "core.pareto_plots", "core.training_plots"),
     ("core.commands", "core.exporting", "core.wording", "core.arguments", "core.sweep_commands",

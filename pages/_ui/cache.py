@@ -6,12 +6,13 @@ Everything in here answers at once; what would take long is a job (jobs.py) whos
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import streamlit as st
 from numpy.typing import NDArray
 
-from core import budgets, data, encoders, judging, maps, pipeline, registry, results, row_study, verdict
+from core import budgets, data, encoders, judging, maps, pipeline, registry, results, row_study, shipped, verdict
 from core.bench import Bench, Judge, lacking, missing, prepare  # the package's `prepare` is this function
 from core.budgets import Budgets
 from core.data import python_docs
@@ -237,3 +238,12 @@ def _pca(key: str, step: str, index: int, _judge: Judge, _reduction: Reduction) 
 
 def pca(bench: Bench, step: Step, index: int = 0) -> maps.MapPair:
     return _pca(bench.fingerprint, str(step), index, bench.judges[index], reduction(bench, step))
+
+
+@st.cache_data(max_entries=_SOME, show_spinner=False)
+def _shipped_sensitivity(key: str, target: str, criterion: str, _bench: Bench) -> dict[str, Any] | None:
+    return shipped.sensitivity(_bench, target, criterion)
+
+
+def shipped_sensitivity(bench: Bench, target: str, criterion: str) -> dict[str, Any] | None:
+    return _shipped_sensitivity(bench.fingerprint, target, criterion, bench)

@@ -43,7 +43,7 @@ def controls(bench: Bench, choice: Choice, step: Step, floor: float) -> tuple[St
         st.caption(meter.caption(bench.model, plan))
         form = form_of(meter.forms(bench.model, plan, will.why), will.why)
         if step.cut is not None:
-            sensitivity.mark(choice, step, floor)
+            sensitivity.mark(bench, choice, step, floor)
         if not bench.inside:
             st.warning(
                 f"Calibrated on {views.plain(', '.join(bench.fit_names))}, which is not what is embedded: "
@@ -117,7 +117,7 @@ def verdict(bench: Bench, choice: Choice, step: Step, plan: Plan | None, data: s
         return
     report = report_of(command(bench, choice, plan))
     if report is None:
-        answer = sensitivity.answer(choice, step) if step.cut is not None else None
+        answer = sensitivity.answer(bench, choice, step) if step.cut is not None else None
         words = encoder_verdict.estimate_words(answer, step.cut or Cut(ratio=0.0))
         first, second = encoder_verdict.planned(bench.model, plan), words
     else:

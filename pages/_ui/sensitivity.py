@@ -8,10 +8,11 @@ import pandas as pd
 import streamlit as st
 
 from core import encoder_verdict, jobs, sensitivity_plots
+from core.bench import Bench
 from core.plan import Step
 from core.verdict import MEASURE_NAMES
+from pages._ui import cache, steps, views
 from pages._ui import jobs as running
-from pages._ui import steps, views
 from pages._ui.session import Choice
 
 
@@ -20,15 +21,17 @@ def _command(choice: Choice, step: Step) -> list[str]:
     return ["sensitivity", *choice.arguments, "--target", target, "--criterion", criterion]
 
 
-def answer(choice: Choice, step: Step) -> dict[str, Any] | None:
-    """What was measured for this target and criterion, if it was."""
+def answer(bench: Bench, choice: Choice, step: Step) -> dict[str, Any] | None:
+    """What was measured for this target and criterion, here or beforehand."""
     status = running.look(_command(choice, step))
-    return jobs.result(status.id) if status is not None and status.state == "done" else None
+    if status is not None and status.state == "done":
+        return jobs.result(status.id)
+    return cache.shipped_sensitivity(bench, *step.name.split("/"))
 
 
-def mark(choice: Choice, step: Step, floor: float) -> None:
+def mark(bench: Bench, choice: Choice, step: Step, floor: float) -> None:
     """One line under the slider: the largest cut that keeps the floor on the sample, where that is known."""
-    found = answer(choice, step)
+    found = answer(bench, choice, step)
     if found is not None:
         best = encoder_verdict.budgeted(found, floor)["recommended"]
         here = st.container(horizontal=True, vertical_alignment="center")
@@ -41,12 +44,12 @@ def _size(step: Step, best: dict[str, Any]) -> str:
     return f"**{encoder_verdict.in_steps(best['ratio'])} %**"
 
 
-def panel(choice: Choice, step: Step, floor: float) -> None:
+def panel(bench: Bench, choice: Choice, step: Step, floor: float) -> None:
     """The map, the curves and the ratio they recommend; or the button that measures them."""
     with st.expander(
         "Sensitivity map: which parts are missed", expanded=True, icon=":material/grid_on:", key="sensitivity"
     ):
-        found = answer(choice, step)
+        found = answer(bench, choice, step)
         if found is None:
             _measure(choice, step)
         else:
