@@ -14,8 +14,10 @@ from pathlib import Path
 import pytest
 from streamlit.testing.v1 import AppTest
 
-from core import commands, jobs, live, meter, registry
+from core import commands, jobs, live, meter, registry, shipped
 from core.__main__ import build_parser
+from core.anatomy import ENCODER_TARGETS
+from core.bench import prepare
 from core.encoders import ModelInfo, open_model
 from core.types import quiet
 from tests.test_app import at, checked, command, opened, said, url, verdict
@@ -41,6 +43,20 @@ def plan(page: AppTest) -> str:
 
 
 # ---- what is offered ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("target", ENCODER_TARGETS)
+def test_the_first_look_at_an_encoder_cut_is_an_estimate(target: str) -> None:
+    """Measured before the product was shipped: stale? `python -m tests.benchmarks.make_sensitivity` (minutes)."""
+    bench = prepare("minilm", ["sample"])
+    answer = shipped.sensitivity(bench, *registry.names(target)[0].split("/"))
+    assert answer is not None
+    assert answer["model"]["fingerprint"] == bench.model.fingerprint
+    assert 0.5 < answer["curve"][0]["quality_kept"] <= 1.05
+    page = speed()
+    checked(page.toggle(key="all_targets").set_value(True).run())
+    cutting(page, target)
+    assert "\nEstimate: " in verdict(page)
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,8 @@ def follow(key: str, text: str, known: dict[str, str]) -> str | None:
         return None
     spec, state = str(record["spec"]), st.session_state
     state.setdefault(_ADDED[key], {})[spec] = record["label"]
-    for about, value in record["about"].items():
+    for about in set(_ABOUT) & set(record["about"]):
+        value = record["about"][about]
         state.setdefault(about, {})[spec] = tuple(value) if isinstance(value, list) else value
     return spec
 
@@ -82,4 +83,4 @@ def _may_be_read(file: str) -> bool:
     from pages._ui.load_your_own import local_root  # it imports what offers uploads, which stands above this
 
     path, roots = Path(file).resolve(), [store.home(), local_root()]
-    return path.exists() and any(root is not None and path.is_relative_to(root) for root in roots)
+    return path.exists() and any(root is not None and path.is_relative_to(root.resolve()) for root in roots)
