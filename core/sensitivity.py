@@ -188,10 +188,10 @@ def _why(crossing: Any, keep: float, ratio: float, kept: int, whole: int, multip
     r0, q0, r1, q1 = crossing
     if not math.isfinite(q1):
         return f"nothing, as quality is not defined at ratio {r1:.2f}"
-    line = f"at ratio {r0:.2f} {_percent(q0)} is kept, at {r1:.2f} {_percent(q1)}; {_percent(keep)} lies between"
+    line = f"without {100 * r0:.0f} % {_percent(q0)} is kept, without {100 * r1:.0f} % {_percent(q1)}"
     if ratio == 0:
         return f"nothing: {line}, below the smallest cut ({multiple} of {whole:,} {name})"
-    return f"{size}: {line}, snapped to what is possible"
+    return f"{size}: {line}, {_percent(keep)} in between"
 
 
 def _percent(share: float) -> str:
