@@ -90,9 +90,6 @@ def judge_cut(
     if draws < 0:
         raise InputError(f"--draws {draws} is negative: give how many random prunings to compare with, or 0")
     check_index(bench, parts.vectors)
-    for judge in bench.judges:
-        if judge.task is not None:
-            as_shares(parts.vectors, len(judge.documents))  # more rows than there are: said before the work
     derived = derive(bench.model, steps, bench.fit, seed, progress) if steps else None
     fit = step is not None or parts.codes is not None
     pruned = bench if derived is None else rebased(bench, derived.info, progress, fit=fit)

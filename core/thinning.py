@@ -19,7 +19,7 @@ from core.evaluate.similarity import spearman
 from core.judging import figures
 from core.methods.base import Card
 from core.plan import Step
-from core.rows import cut_rows, everything
+from core.rows import as_shares, cut_rows, everything
 from core.select import apply
 from core.storing import judged
 from core.types import Codes, FitContext, Measurement, Progress, Reduction, Rows, quiet
@@ -50,7 +50,10 @@ def cut_judges(
 
 
 def check_index(bench: Bench, steps: Sequence[Step]) -> None:
-    """Raise InputError where there is no index that these steps could cut rows from."""
+    """Before any work: raise InputError where these steps have no index to cut, PlanError where it has too few rows."""
+    for judge in bench.judges:
+        if judge.task is not None:
+            as_shares(steps, len(judge.documents))
     if steps and all(j.dataset.kind == "pairs" and j.sides is None for j in bench.judges):
         raise InputError(f"{steps[0].name}: sentence pairs have no index to cut rows from. Give a corpus with --data")
 

@@ -286,7 +286,8 @@ def _content(stream: _Stream) -> str:
     """One pass over the rows as they will be pushed: another id, number or field, another collection."""
     found = hashlib.sha256()
     for ids, small, more in stream:
-        found.update(digest(json.dumps(ids), small, json.dumps(_payload(more, len(ids)), default=str)).encode())
+        fields = json.dumps(_payload(more, len(ids)), sort_keys=True, default=str)
+        found.update(digest(json.dumps(ids), small, fields).encode())
     return found.hexdigest()
 
 
